@@ -1,0 +1,237 @@
+"""What a node says over HTTP: the paths and the JSON shapes, one place for server and client.
+
+Ids are bech32m text (`node/addresses.py`), bytes are base64, amounts are integer millicredits. Records, offers and
+messages travel as their canonical bytes (`application/octet-stream`), because what is signed are bytes. Failures are
+problem details (RFC 9457). A shape only grows: fields are added, never changed in meaning.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+PREFIX = "/v1"
+OCTETS = "application/octet-stream"
+
+WAIT_SECONDS_MAX = 30
+"""Longest long poll. Proxies cut idle requests at 60 s."""
+
+HISTORY_LIMIT_MAX = 200
+MESSAGE_BYTES_MAX = 64 * 1024
+BLOB_BYTES_MAX = 64 * 1024 * 1024
+OFFER_SECONDS_MAX = 24 * 3600
+"""Longest life of an offer: the machine of a donor that vanished is not shown for longer."""
+
+RecordState = Literal["waiting", "introduced", "final", "applied"]
+"""waiting: taken in, not yet in a batch; introduced: in a batch, no quorum yet; final; applied: final, and counted in
+the balances (the usual end)."""
+
+
+class Health(msgspec.Struct):
+    status: Literal["ok"]
+
+
+class Member(msgspec.Struct):
+    number: int
+    name: str
+    address: str
+    """The member's own account."""
+    weight: int
+    peer_id: str
+    is_forked: bool
+
+
+class Charter(msgspec.Struct):
+    federation: str
+    name: str
+    founded: bytes
+    """The founding document, canonical bytes: what a wallet pins and verifies."""
+    epoch: int
+    epoch_seconds: int
+    quorum: int
+    members: list[Member]
+
+
+class Peer(msgspec.Struct):
+    name: str
+    peer_id: str
+    is_connected: bool
+
+
+class Status(msgspec.Struct):
+    version: str
+    federation: str
+    member: int
+    name: str
+    epoch: int
+    batches: int
+    records_final: int
+    records_waiting: int
+    """Final records that wait for a predecessor or for funds."""
+    state_root: str
+    frontier: str
+    """Digest of the heads of all logs: equal on two nodes exactly when they hold the same batches."""
+    peers: list[Peer]
+    forked_members: list[int]
+    bytes_received: dict[str, int]
+    """Bytes by protocol since the start."""
+
+
+class Lot(msgspec.Struct):
+    program: str | None
+    program_name: str
+    expiry_epoch: int
+    """0 = never."""
+    millicredits: int
+
+
+class Enrolment(msgspec.Struct):
+    record: str
+    member: int
+
+
+class Sponsorship(msgspec.Struct):
+    record: str
+    member: int
+    until_epoch: int
+
+
+class Account(msgspec.Struct):
+    address: str
+    epoch: int
+    next_sequence: int
+    head: str | None
+    """The record in the slot before `next_sequence`: the `prev` of the account's next record."""
+    millicredits: int
+    lots: list[Lot]
+    enrolments: list[Enrolment]
+    sponsorships: list[Sponsorship]
+    pending: list[str] = []
+    """Records that claim a slot of this account from `next_sequence` on and are not final: as far as this node knows.
+    A wallet is not restored from its words while there are any."""
+
+
+class Record(msgspec.Struct):
+    id: str
+    kind: str
+    epoch: int
+    account: str
+    """The writing account, the hold or the person's tag, by the scope's kind."""
+    sequence: int
+    state: RecordState
+    body: dict[str, object]
+    """For reading; what counts are the canonical bytes."""
+    encoded: bytes
+    receipt: bytes | None
+    """Receipt of finality, once final."""
+
+
+class RecordPage(msgspec.Struct):
+    records: list[Record]
+    """Newest first, without receipts."""
+    before: int | None
+    """Pass as `before` for the next page."""
+
+
+class Submitted(msgspec.Struct):
+    id: str
+    state: RecordState
+    receipt: bytes | None
+
+
+class Program(msgspec.Struct):
+    id: str
+    member: int
+    member_name: str
+    name: str
+    purpose: str
+    allowance: int
+    """Millicredits per person and epoch."""
+    expiry_epochs: int
+    is_transferable: bool
+    job_classes: list[str]
+    granted: int
+    """Millicredits granted so far."""
+
+
+class BudgetRequest(msgspec.Struct):
+    id: str
+    program: str
+    account: str
+    text: str
+    state: Literal["open", "approved"]
+
+
+class Offer(msgspec.Struct):
+    donor: str
+    encoded: bytes
+    """The donor's signed offer; the reader verifies it."""
+    expires_seconds: int
+    """Unix time."""
+
+
+class Message(msgspec.Struct):
+    sequence: int
+    content: bytes
+
+
+class Messages(msgspec.Struct):
+    messages: list[Message]
+
+
+class Posted(msgspec.Struct):
+    sequence: int
+
+
+class Job(msgspec.Struct):
+    hold: str
+    payer: str
+    payee: str
+    job_class: str
+    epoch: int
+    held: int
+    paid: int | None
+    state: Literal["HELD", "SETTLED"]
+    quote: str
+    receipt: str | None
+    """Hex id of the job's receipt that the settle names."""
+
+
+class ProgramDraft(msgspec.Struct):
+    name: str
+    purpose: str
+    allowance: int
+    expiry_epochs: int
+    is_transferable: bool
+    job_classes: list[str]
+
+
+class GrantOrder(msgspec.Struct):
+    program: str
+    accounts: list[str] | None = None
+    """None: everybody whose request was approved."""
+    amount: int | None = None
+    """Millicredits a person; None: what is left of the allowance."""
+
+
+class SponsorOrder(msgspec.Struct):
+    donor: str
+    epochs: int
+    """How many epochs from now on."""
+
+
+class Signed(msgspec.Struct):
+    """Answer of a signing verb: the records that were made final by it, or would be (dry run)."""
+
+    records: list[Submitted]
+    text: str
+
+
+class Problem(msgspec.Struct):
+    type: str
+    title: str
+    status: int
+    detail: str
+    reason: str | None = None
+    """Name of a `protocol.errors.Reason` when a rule forbids the record."""

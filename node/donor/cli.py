@@ -1,0 +1,283 @@
+"""The commands of a donor: set up, measure, start, pause, finish. What will run is shown before anything does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from node.errors import UserError
+from node.terminal import confirm, emit, home_option, json_option, yes_option
+
+if TYPE_CHECKING:
+    from node.donor.settings import DonorHome, Settings
+
+DIRECTORY_NAME = "donor"
+MEMORY_SHARE = 0.5
+"""Of the machine's memory, what is lent unless the donor says otherwise."""
+DISK_SHARE = 0.25
+RUNTIME_DEFAULT = "python-ml"
+BYTES_PER_GB = 10**9
+
+passphrase_option = click.option(
+    "--passphrase-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Encrypt donor.key; without one it is kept in the clear, mode 0600, so that the agent can start alone.",
+)
+
+
+@click.group()
+def group() -> None:
+    """Lend a machine: set-up, self-test, start, pause, finish."""
+
+
+@group.command()
+@home_option
+@click.option("--node", "node_url", required=True, metavar="URL", help="The node of the sponsoring institution.")
+@click.option("--federation", metavar="ADDRESS", help="Refuse a node of any federation but this (almf1...).")
+@click.option("--machine", help="Name in the public list of offers. Default: this host's name.")
+@click.option("--cores", type=click.IntRange(1), help="Cores to lend. Default: all.")
+@click.option("--memory", "memory_gb", type=float, help="GB of memory to lend. Default: half.")
+@click.option("--disk", "disk_gb", type=float, help="GB of disk to lend. Default: a quarter of what is free.")
+@click.option("--class", "job_classes", multiple=True, help="Classes of jobs to take. Default: batch.")
+@click.option("--tick", "tick_seconds", type=click.IntRange(1, 600), default=30, show_default=True,
+              help="Seconds between two readings of the meter.")  # fmt: skip
+@click.option("--runtime", "runtimes", multiple=True, help=f"Packages to offer. Default: {RUNTIME_DEFAULT}.")
+@passphrase_option
+@yes_option
+@json_option
+def setup(
+    home: Path,
+    node_url: str,
+    federation: str | None,
+    machine: str | None,
+    cores: int | None,
+    memory_gb: float | None,
+    disk_gb: float | None,
+    job_classes: tuple[str, ...],
+    tick_seconds: int,
+    runtimes: tuple[str, ...],
+    passphrase_file: Path | None,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Set this machine up for lending, after showing exactly what will run and how to stop it.
+
+    Example: allmende donor setup --node https://node.example.org --cores 4 --memory 8
+    """
+    import platform
+
+    from node.donor.devices import find_machine
+    from node.donor.enrolling import fetch_charter, make_donor
+    from node.donor.settings import DonorHome, Settings
+
+    donor_home = DonorHome(home / DIRECTORY_NAME)
+    if donor_home.settings_path.exists():
+        raise UserError(f"a donor is set up in {donor_home.directory} already: edit donor.toml there to change it")
+    found = find_machine(donor_home.directory)
+    settings = Settings(
+        node_url=node_url,
+        machine=machine or platform.node() or "machine",
+        cores=min(cores or found.cores, found.cores),
+        memory_bytes=round(memory_gb * BYTES_PER_GB) if memory_gb else round(found.memory_bytes * MEMORY_SHARE),
+        disk_bytes=round(disk_gb * BYTES_PER_GB) if disk_gb else round(found.disk_free_bytes * DISK_SHARE),
+        job_classes=sorted(set(job_classes or ("batch",))),
+        runtimes=sorted(set(runtimes or (RUNTIME_DEFAULT,))),
+        tick_seconds=tick_seconds,
+    )
+    settings.check()
+    founded = fetch_charter(node_url, federation)
+    if not yes:
+        for line in _iterate_consent(donor_home, settings, found.gpus, founded.charter.fields.name):
+            click.echo(line, err=True)
+    confirm("Lend this machine so?", yes)
+    address = make_donor(donor_home, settings, founded, passphrase_file)
+    document = {"address": address, "directory": str(donor_home.directory), "machine": settings.machine}
+    lines = [
+        f"The donor's address: {address}",
+        f"Ask the institution at {node_url} to sponsor it. Then: `allmende donor selftest`, `allmende donor start`.",
+    ]
+    emit(document, lines, as_json)
+
+
+def _iterate_consent(
+    donor_home: DonorHome, settings: Settings, gpus: tuple[str, ...], federation: str
+) -> Iterator[str]:
+    yield f"What you agree to lend to the federation {federation}:"
+    yield ""
+    yield "  What runs      programs of people whom you don't know, one at a time"
+    yield f"  With           {settings.cores} cores, {settings.memory_bytes / 1e9:.1f} GB of memory,"
+    yield f"                 {settings.disk_bytes / 1e9:.1f} GB of disk, at most {settings.wall_seconds_max} s a job"
+    yield f"  Classes        {', '.join(settings.job_classes)}"
+    yield f"  Packages       {', '.join(settings.runtimes)} (built once, by the self-test)"
+    if gpus:
+        yield f"  Not lent       {len(gpus)} GPUs ({', '.join(sorted(set(gpus)))}): jobs can't use them yet"
+    yield "  Can't reach    the network, your files, your other processes, your rights (`selftest` checks it)"
+    yield "  Risk           nobody can promise that a sandbox has no hole; lend no machine that holds secrets"
+    yield f"  Talks to       {settings.node_url} only; no port is opened on this machine"
+    yield f"  Keeps          everything in {donor_home.directory}; remove that folder and nothing is left"
+    yield f"  Trust          you trust a payer with {settings.tick_seconds} s of work at a time"
+    yield "  To stop        `allmende donor pause` or Ctrl-C ends jobs at once; `finish` completes them"
+    yield ""
+
+
+@group.command()
+@home_option
+@click.option("--quick", is_flag=True, help="Check the sandbox only; keep the last measurement.")
+@json_option
+def selftest(home: Path, quick: bool, as_json: bool) -> None:
+    """Check the sandbox, build the runtimes, and measure how fast this machine is. Takes a minute or two at first.
+
+    Example: allmende donor selftest
+    """
+    import trio
+
+    from node.donor.calibrate import check_sandbox, measure
+    from node.donor.executors.sandbox import Sandbox
+    from node.donor.runtimes import KNOWN_RUNTIMES, build_runtime
+
+    donor_home = _open(home)
+    settings = donor_home.load_settings()
+    known = [name for name in settings.runtimes if name in KNOWN_RUNTIMES]
+    if unknown := sorted(set(settings.runtimes) - set(known)):
+        raise UserError(
+            f"donor.toml names unknown runtimes ({', '.join(unknown)}): known are {', '.join(KNOWN_RUNTIMES)}"
+        )
+
+    async def test() -> Any:
+        sandbox = Sandbox(donor_home.sandbox)
+        try:
+            await sandbox.sweep()
+            await check_sandbox(sandbox, settings)
+            _tell("the sandbox holds: no network, no files of yours, no rights")
+            if quick:
+                return donor_home.load_score(), {}
+            built = {}
+            for name in known:
+                _tell(f"building the runtime {name}")
+                built[name] = await trio.to_thread.run_sync(
+                    build_runtime, name, KNOWN_RUNTIMES[name], donor_home.runtimes, _tell
+                )
+            if RUNTIME_DEFAULT not in built:
+                raise UserError(f"measuring needs the runtime {RUNTIME_DEFAULT}: add it to runtimes in donor.toml")
+            _tell("measuring")
+            return await measure(sandbox, settings, built[RUNTIME_DEFAULT], int(time.time())), built
+        finally:
+            sandbox.close()
+
+    score, built = trio.run(test)
+    if score is None:
+        raise UserError("this machine was never measured: run `allmende donor selftest` without --quick")
+    donor_home.save_score(score)
+    document = {
+        "weight": score.weight,
+        "gigaflops": round(score.gigaflops, 1),
+        "bandwidth_gb_per_second": round(score.bandwidth_gb_per_second, 2),
+        "memory_gb": round(score.memory_gb, 2),
+        "runtimes": {name: runtime.digest.hex() for name, runtime in built.items()},
+    }
+    lines = [
+        f"Matrix product {score.gigaflops:.1f} GFLOPS, memory {score.bandwidth_gb_per_second:.1f} GB/s, "
+        f"{score.memory_gb:.1f} GB lent",
+        f"Weight {score.weight} (the reference GPU has 1000)",
+        *(f"Runtime {name}: {runtime.digest.hex()[:16]}" for name, runtime in built.items()),
+    ]
+    emit(document, lines, as_json)
+
+
+@group.command()
+@home_option
+@passphrase_option
+def start(home: Path, passphrase_file: Path | None) -> None:
+    """Offer this machine and run jobs, until `finish` or Ctrl-C. Unfinished jobs are taken up first."""
+    import logging
+
+    import trio
+
+    from node.donor.serving import serve
+    from node.files import lock_directory
+
+    donor_home = _open(home)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # One line for each long poll would bury what the donor wants to see.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    with lock_directory(donor_home.directory, "donor agent"):
+        donor_home.write_wish("run")
+        trio.run(serve, donor_home, passphrase_file)
+
+
+@group.command()
+@home_option
+def pause(home: Path) -> None:
+    """Give my machine back: end running jobs at once and take no more, until `resume` or the next `start`."""
+    _open(home).write_wish("pause")
+    click.echo("The agent ends its jobs within a second; what they did since their last checkpoint is not charged.")
+
+
+@group.command()
+@home_option
+def resume(home: Path) -> None:
+    """Take jobs again after `pause`."""
+    _open(home).write_wish("run")
+    click.echo("The agent takes jobs again.")
+
+
+@group.command()
+@home_option
+def finish(home: Path) -> None:
+    """Complete the current job, take no more, then stop the agent."""
+    _open(home).write_wish("finish")
+    click.echo("The agent stops when the current job is done and settled.")
+
+
+@group.command()
+@home_option
+@json_option
+def status(home: Path, as_json: bool) -> None:
+    """Show what is lent, the last jobs, and what they earned."""
+    from node.donor.enrolling import read_address
+    from node.donor.job_file import SETTLED, JobFile
+    from protocol.credits import format_credits
+    from protocol.records import Settle, decode_record
+
+    donor_home = _open(home)
+    settings, score = donor_home.load_settings(), donor_home.load_score()
+    federation = donor_home.load_charter().charter.federation
+    jobs = []
+    for job in JobFile.load_all(donor_home.jobs):
+        document = job.document
+        body = decode_record(federation, document.settle).body if document.settle else None
+        paid = body.amount if document.state == SETTLED and isinstance(body, Settle) else None
+        jobs.append({"job": document.conversation[:10], "state": document.state, "paid_millicredits": paid})
+    earned = sum(job["paid_millicredits"] or 0 for job in jobs if isinstance(job["paid_millicredits"], int))
+    document_out = {
+        "address": read_address(donor_home),
+        "machine": settings.machine,
+        "wish": donor_home.read_wish(),
+        "weight": score.weight if score else None,
+        "earned_millicredits": earned,
+        "jobs": jobs,
+    }
+    lines = [
+        f"{settings.machine}: {document_out['wish']}, weight {document_out['weight'] or 'not measured'}",
+        f"Address: {document_out['address']}",
+        f"Earned here: {format_credits(earned)} credits in {len(jobs)} jobs",
+        *(f"  {job['job']}  {job['state']}" for job in jobs[-10:]),
+    ]
+    emit(document_out, lines, as_json)
+
+
+def _open(home: Path) -> DonorHome:
+    from node.donor.settings import DonorHome
+
+    donor_home = DonorHome(home / DIRECTORY_NAME)
+    donor_home.check_exists()
+    return donor_home
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)

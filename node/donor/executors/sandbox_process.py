@@ -1,0 +1,188 @@
+"""One started sandbox, from outside: its gate, its first process, its output, and its end.
+
+All that depends on Linux process handling is here; what a job is and may do is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterable
+
+import trio
+
+from node.donor.executors.executor import JobNotStarted
+from node.donor.executors.launch import READY
+
+_START_SECONDS_MAX = 30.0  # a busy machine needs far less than one
+_READ_BYTES = 1 << 16
+_MESSAGE_BYTES_MAX = 2000
+
+
+def open_memory_file(name: str, content: bytes) -> int:
+    """A file that exists only in memory, to hand to another program; its position is at the start."""
+    descriptor = os.memfd_create(name)
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+class SandboxProcess:
+    """The outermost process of a sandbox and, once that is up, the first process inside (its `init`).
+
+    Invariant: killing `init` ends every process inside, since the kernel ends a process table with its first
+    process; and `init` counts as ended only after all others are gone.
+    """
+
+    def __init__(self, command_line: list[str], inherited: Iterable[int], information: tuple[int, int]) -> None:
+        """Starts the program. `information` is a pipe; bubblewrap gets its second end, which is closed here.
+
+        This blocks the agent for about a millisecond, on purpose: the kernel ends bubblewrap when the
+        *thread* that started it ends, and threads that trio lends for such calls end when they are idle.
+        """
+        self._popen = subprocess.Popen(
+            command_line,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(*inherited, information[1]),
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
+            start_new_session=True,
+            bufsize=0,
+        )
+        os.close(information[1])
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        self._gate = self._popen.stdin
+        self._output = trio.lowlevel.FdStream(os.dup(self._popen.stdout.fileno()))
+        self._popen.stdout.close()
+        self._information = trio.lowlevel.FdStream(information[0])
+        self._handle = os.pidfd_open(self._popen.pid)
+        self._init: int | None = None
+        self._init_handle: int | None = None
+
+    async def wait_ready(self) -> None:
+        """Returns when the gate inside is waiting. Raises: JobNotStarted with what the programs said."""
+        said = b""
+        with trio.move_on_after(_START_SECONDS_MAX):
+            while not said.endswith(READY):
+                block = await self._output.receive_some(_READ_BYTES)
+                if not block:
+                    break
+                said = (said + block)[-_MESSAGE_BYTES_MAX:]
+        if not said.endswith(READY):
+            words = " ".join(said.decode(errors="replace").split())
+            raise JobNotStarted(f"the sandbox could not be set up: {words or 'no answer'}")
+        text = b""
+        while b"}" not in text:
+            text += await self._information.receive_some(_READ_BYTES) or b"}"
+        self._init = int(json.loads(text)["child-pid"])
+        self._init_handle = os.pidfd_open(self._init)
+
+    def open_directory(self, path: str) -> int:
+        """Opens a directory of the job's view of the file system. Raises: OSError."""
+        assert self._init is not None
+        return os.open(f"/proc/{self._init}/root{path}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def open_gate(self) -> None:
+        """Lets the job run. Raises: JobNotStarted if it has gone meanwhile."""
+        try:
+            self._gate.write(b"go\n")
+            self._gate.close()
+        except BrokenPipeError:
+            raise JobNotStarted("the sandbox ended before the job could start") from None
+
+    async def read_output(self) -> bytes:
+        """The next part of what the job prints; empty when the last process that could print has gone."""
+        return bytes(await self._output.receive_some(_READ_BYTES))
+
+    async def wait_end(self) -> None:
+        """Returns when no process of the sandbox's table is left."""
+        assert self._init_handle is not None
+        await trio.lowlevel.wait_readable(self._init_handle)
+
+    def kill(self) -> None:
+        """Ends all processes inside. The one outside then ends by itself."""
+        if self._init_handle is None:
+            self._popen.kill()
+            return
+        try:
+            signal.pidfd_send_signal(self._init_handle, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    async def end(self) -> int:
+        """Ends everything, waits for it, and gives bubblewrap's exit status. May be repeated."""
+        if self._popen.returncode is None:
+            if not self._gate.closed:
+                self._gate.close()
+            self.kill()
+            if self._init_handle is not None:
+                await self.wait_end()
+            await trio.lowlevel.wait_readable(self._handle)
+            self._popen.wait()
+            os.close(self._handle)
+            if self._init_handle is not None:
+                os.close(self._init_handle)
+                self._init_handle = None
+            await self._information.aclose()
+        assert self._popen.returncode is not None
+        return self._popen.returncode
+
+    async def close_output(self) -> None:
+        await self._output.aclose()
+
+    def measure_memory_bytes(self, enough_bytes: int) -> int:
+        """Memory that the processes inside hold now.
+
+        Pages that several share count for each, unless the sum would exceed `enough_bytes`: then they are
+        divided up exactly, which takes the kernel longer.
+        """
+        assert self._init is not None
+        processes = list_descendants(self._init)
+        total = sum(_read_resident_bytes(process) for process in processes)
+        if total > enough_bytes:
+            total = sum(_read_proportional_bytes(process) for process in processes)
+        return total
+
+
+def list_descendants(process: int) -> list[int]:
+    """A process and all that descend from it, as far as they can be seen at this moment."""
+    found = []
+    waiting = [process]
+    while waiting:
+        one = waiting.pop()
+        found.append(one)
+        try:
+            threads = os.listdir(f"/proc/{one}/task")
+        except OSError:
+            continue
+        for thread in threads:
+            try:
+                with open(f"/proc/{one}/task/{thread}/children", encoding="utf-8") as file:
+                    waiting += map(int, file.read().split())
+            except OSError:
+                continue
+    return found
+
+
+def _read_resident_bytes(process: int) -> int:
+    try:
+        with open(f"/proc/{process}/statm", encoding="utf-8") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def _read_proportional_bytes(process: int) -> int:
+    try:
+        with open(f"/proc/{process}/smaps_rollup", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return _read_resident_bytes(process)

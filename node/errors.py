@@ -1,0 +1,21 @@
+"""What a person is told when something can't be done: one line, what is wrong and what to do next."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A failure that the person at the keyboard can mend. The text is one line; it is printed as `Error: ...`."""
+
+    exit_status = 1
+
+
+class Unreachable(UserError):
+    """A node does not answer. Nothing was lost: the same command may be run again."""
+
+    exit_status = 3
+
+
+class Refused(UserError):
+    """A rule of the federation forbids what was asked."""
+
+    exit_status = 4

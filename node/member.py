@@ -1,0 +1,354 @@
+"""This node's own log and its only writer: apply the rules, store durably, then send.
+
+Two things happen here, one after the other, never at once: *ingest* takes in batches of other members, and *speak*
+signs the next batch of ours. No batch leaves before it is on disk (spec 4.4), so whatever instant the process dies
+at, it never signs a second batch for one place in its log. After a restart everything is computed again from the
+stored batches.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import trio
+
+from node.api import RecordState
+from node.errors import UserError
+from node.history import AccountHistory
+from node.network.parking import Parking
+from node.pacing import Pacing
+from node.storage.store import Store
+from node.submissions import Submissions
+from node.verification import check_all
+from protocol.batches import Batch, LogPosition, build_batch, decode_batch, is_signed_batch
+from protocol.charter import FoundedCharter
+from protocol.errors import InvalidInput, Reason, Rejected
+from protocol.limits import SEEN_PER_BATCH_MAX, STATEMENTS_PER_BATCH_MAX
+from protocol.receipts import ProvableBatch, build_receipt
+from protocol.records import Record, decode_record, has_valid_signatures
+from protocol.replica import Admission, Introduction, Replica
+from protocol.signatures import Signer
+from protocol.statements import Statement, VoteBatch
+from protocol.voting import Voter
+
+log = logging.getLogger("allmende.member")
+
+INGEST_QUEUE_MAX = 256
+"""Calls of `ingest` that wait for their turn; further callers wait outside, so the network feels the pressure."""
+
+DECODED_BATCHES_MAX = 64
+
+
+class LedgerMember:
+    """One member of the federation: its replica, its judgement, its log.
+
+    Invariants: every batch of the replica is in the store; a batch of our own is in the store before anybody sees it.
+    """
+
+    def __init__(
+        self,
+        founded: FoundedCharter,
+        number: int,
+        vote_key: Signer,
+        store: Store,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.founded = founded
+        self.charter = founded.charter
+        self.number = number
+        self.store = store
+        self.replica = Replica(self.charter)
+        self.voter = Voter(self.replica, number)
+        self.history = AccountHistory()
+        self.submissions = Submissions(self.voter)
+        self.pacing = Pacing(self.charter.policy.batch_interval_ms / 1000)
+        self.on_spoken: list[Callable[[bytes], None]] = []
+        """Called with each own batch's bytes after it is stored."""
+        self.on_missing_past: list[Callable[[str], None]] = []
+        """Called with the peer that sent a batch whose past is not here."""
+        self.on_fault: list[Callable[[str], None]] = []
+        """Called with the peer that sent something malformed."""
+        self.is_silenced = False
+        """True once a batch of ours turned up that this store does not hold: see `_silence`."""
+        self._vote_key = vote_key
+        self._clock = clock
+        self._parking = Parking()
+        self._unseen: set[bytes] = set()
+        self._final_events: dict[bytes, trio.Event] = {}
+        self._ingest_turn = trio.CapacityLimiter(1)
+        self._ingest_waiting = trio.CapacityLimiter(INGEST_QUEUE_MAX)
+        self._has_news = trio.Event()
+        self._provable = lru_cache(maxsize=DECODED_BATCHES_MAX)(self._read_provable)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def compute_open_epochs(self) -> range:
+        """The epochs whose records this member votes for now, by its own clock."""
+        return self.charter.compute_open_epochs(int(self._clock()))
+
+    def get_state(self, record_id: bytes) -> RecordState | None:
+        """How far a record has come, or None for one that was never heard of."""
+        located = self.replica.locate(record_id)
+        if located is None:
+            return "waiting" if record_id in self.submissions else None
+        if not self.replica.is_final(record_id):
+            return "introduced"
+        record = self.get_record(record_id)
+        assert record is not None
+        is_applied = record.sequence < self.replica.ledger.get_next_sequence(record.scope)
+        return "applied" if is_applied else "final"
+
+    def get_record(self, record_id: bytes) -> Record | None:
+        """A record that some batch introduced, or that waits to be."""
+        located = self.replica.locate(record_id)
+        if located is None:
+            return self.submissions.get(record_id)
+        introduction, position = located
+        return introduction.records.get(position) or self._fetch(introduction.batch).records[position]
+
+    def get_history(self, account: bytes, before: int | None, limit: int) -> tuple[list[bytes], int | None]:
+        """Ids of the applied records that touched an account, newest first, and where the next page starts."""
+        return self.history.read(account, before, limit)
+
+    def build_receipt(self, record_id: bytes) -> bytes | None:
+        """The receipt of finality, once there is one."""
+        return build_receipt(self.replica, record_id, self._provable) if self.replica.is_final(record_id) else None
+
+    def read_batch_bytes(self, batch_id: bytes) -> bytes:
+        """A stored batch, as it was received."""
+        encoded = self.store.get_batch(batch_id)
+        assert encoded is not None, "every batch of the replica is in the store"
+        return encoded
+
+    def _read_provable(self, batch_id: bytes) -> ProvableBatch:
+        return ProvableBatch(decode_batch(self.charter.federation, self.read_batch_bytes(batch_id)))
+
+    def _fetch(self, batch_id: bytes) -> Batch:
+        return self._provable(batch_id).batch
+
+    async def wait_final(self, record_id: bytes, timeout_seconds: float) -> bool:
+        """Wait until the record is final here. Raises: Rejected when this node gave it up while it waited."""
+        if self.replica.is_final(record_id):
+            return True
+        event = self._final_events.setdefault(record_id, trio.Event())
+        with trio.move_on_after(timeout_seconds):
+            await event.wait()
+        if event.statistics().tasks_waiting == 0:
+            self._final_events.pop(record_id, None)
+        self.submissions.raise_failure(record_id)
+        return self.replica.is_final(record_id)
+
+    # -- starting -----------------------------------------------------------------------------------------------
+
+    async def restore(self) -> int:
+        """Compute the state again from the stored batches; returns their number."""
+        epochs = self.compute_open_epochs()
+        count = 0
+        for encoded in self.store.iterate_batches():
+            batch = decode_batch(self.charter.federation, encoded)
+            admission = self.replica.admit(batch, self._fetch)
+            if admission is not None:
+                self._note_admission(admission, epochs)
+            count += 1
+            if count % 32 == 0:
+                await trio.lowlevel.checkpoint()
+        await self._judge_open_records()
+        return count
+
+    async def _judge_open_records(self) -> None:
+        """Decide anew on records that were introduced, but not voted for, before the process ended."""
+        for introduction in self.replica.get_open_introductions():
+            for record_id in introduction.ids:
+                for repeated, _ in self.replica.get_introductions(record_id):
+                    await self._judge(repeated, self._fetch(repeated.batch).records)
+
+    # -- taking in ----------------------------------------------------------------------------------------------
+
+    async def ingest(self, encoded_batches: Sequence[bytes], peer: str) -> int:
+        """Take in batches of other members: verify, store, admit. Returns how many were new and are stored now.
+
+        What lacks its past is parked; what is malformed or not signed by its member counts against the peer.
+        """
+        async with self._ingest_waiting, self._ingest_turn:
+            return await self._ingest(encoded_batches, peer)
+
+    async def _ingest(self, encoded_batches: Sequence[bytes], peer: str) -> int:
+        arrived: list[Batch] = []
+        for number, encoded in enumerate(encoded_batches):
+            if number % 8 == 7:
+                await trio.lowlevel.checkpoint()
+            try:
+                batch = decode_batch(self.charter.federation, encoded)
+            except InvalidInput as error:
+                self._note_fault(peer, f"malformed batch: {error}")
+                continue
+            if batch.id not in self.replica:
+                arrived.append(batch)
+        signed = await check_all(arrived, lambda batch: is_signed_batch(self.charter, batch))
+        if not all(signed):
+            self._note_fault(peer, "a batch that its member did not sign")
+        known_to_peer = [(batch, peer) for batch, good in zip(arrived, signed, strict=True) if good]
+        admissible = self._order(known_to_peer)
+        if any(batch.header.member == self.number for batch in admissible):
+            self._silence()
+        # Our own writer may have spoken while signatures were checked; from here to the end nothing else runs.
+        self.store.append_batches([(batch.id, batch.encoded) for batch in admissible])
+        for admission in self._admit(admissible):
+            if admission.introduction is not None:
+                await self._judge(admission.introduction, admission.batch.records)
+        self._has_news.set()
+        return len(admissible)
+
+    def _order(self, arrived: list[tuple[Batch, str]]) -> list[Batch]:
+        """Those whose past is here or comes before them, parents first; the others are parked."""
+        admissible: dict[bytes, Batch] = {}
+        queue = deque(arrived)
+        while queue:
+            batch, peer = queue.popleft()
+            if batch.id in self.replica or batch.id in admissible:
+                continue
+            missing = [parent for parent in self.replica.get_missing_parents(batch) if parent not in admissible]
+            if missing:
+                self._parking.park(batch, missing, peer)
+                for callback in self.on_missing_past:
+                    callback(peer)
+                continue
+            admissible[batch.id] = batch
+            queue.extendleft(self._parking.release(batch.id))
+        return list(admissible.values())
+
+    def _admit(self, batches: list[Batch]) -> list[Admission]:
+        epochs = self.compute_open_epochs()
+        admissions = []
+        for batch in batches:
+            admission = self.replica.admit(batch, self._fetch)
+            assert admission is not None
+            self._note_admission(admission, epochs)
+            self.pacing.note_received(len(batch.records), self._clock())
+            admissions.append(admission)
+        return admissions
+
+    def _note_admission(self, admission: Admission, epochs: range) -> None:
+        header = admission.batch.header
+        if header.member == self.number:
+            self._unseen.difference_update(admission.batch.seen)
+        else:
+            self._unseen.discard(header.prev)
+            self._unseen.add(admission.batch.id)
+        if admission.fork is not None:
+            log.warning("member %d signed two batches with index %d", header.member, header.index)
+        self.voter.handle_admission(admission, epochs)
+        for record in admission.applied:
+            self.history.note(record, self.replica.ledger)
+        if self._final_events or self.submissions:
+            for introduction, mask in admission.final:
+                self._tell_final(introduction, mask)
+
+    def _tell_final(self, introduction: Introduction, mask: int) -> None:
+        for position, record_id in enumerate(introduction.ids):
+            if mask >> position & 1:
+                self.submissions.discard(record_id)
+                event = self._final_events.pop(record_id, None)
+                if event is not None:
+                    event.set()
+
+    async def _judge(self, introduction: Introduction, records: Sequence[Record]) -> None:
+        """Check the signatures of the batch's records that are open here, and let the voter decide.
+
+        A record that stood in an earlier batch is checked again while it has no vote of ours: the signature there
+        may be broken by the member that introduced it, and one valid signature suffices (spec 4.5).
+        """
+        positions = [position for position, record in enumerate(records) if self.voter.is_undecided(record)]
+        results = await check_all([records[position] for position in positions], has_valid_signatures)
+        valid = sum(1 << position for position, good in zip(positions, results, strict=True) if good)
+        self.voter.handle_verified(introduction, valid, self.compute_open_epochs())
+
+    def _note_fault(self, peer: str, what: str) -> None:
+        log.warning("peer %s sent %s", peer, what)
+        for callback in self.on_fault:
+            callback(peer)
+
+    def _silence(self) -> None:
+        """Sign nothing more: somebody holds a batch of ours that this store lacks, so it was restored from a backup.
+
+        What else was said after the backup is unknown; signing on could contradict it (spec 9.6).
+        """
+        if not self.is_silenced:
+            self.is_silenced = True
+            log.error("this node's store is older than its own log: it signs nothing more under this charter")
+
+    # -- speaking -----------------------------------------------------------------------------------------------
+
+    async def submit(self, encoded: bytes) -> bytes:
+        """Take a record from a wallet; returns its id. It is not acknowledged before it is final.
+
+        Raises: InvalidInput; Rejected when no correct member would vote for it now or later; Busy.
+        """
+        record = decode_record(self.charter.federation, encoded)
+        if not self.voter.is_undecided(record) or record.id in self.submissions:
+            return record.id
+        if self.is_silenced:
+            raise UserError("this node signs nothing at the moment; hand the record to another member's node")
+        if not (await check_all([record], has_valid_signatures))[0]:
+            raise Rejected(Reason.SIGNATURE_INVALID, "the record is not signed by its writer")
+        self.submissions.add(record, self.compute_open_epochs(), self._clock())
+        self._has_news.set()
+        return record.id
+
+    async def speak(self) -> None:
+        """Whenever there is something to say, say it in one batch, not more often than the pace allows."""
+        while True:
+            await self._has_news.wait()
+            await trio.sleep(self.pacing.compute_delay(self._clock()))
+            self._has_news = trio.Event()
+            self.say_next()
+
+    def say_next(self) -> Batch | None:
+        """Sign, store and admit the next batch of our log, if there is anything to say; then hand it out."""
+        if self.is_silenced:
+            return None
+        epochs = self.compute_open_epochs()
+        records = self.submissions.take(epochs, self._clock())
+        self._wake_rejected()
+        statements = self._compose_statements(records)
+        if not statements:
+            return None
+        batch = self._sign(records, statements)
+        self.store.append_batches([(batch.id, batch.encoded)])
+        admission = self.replica.admit(batch, self._fetch)
+        assert admission is not None
+        self._note_admission(admission, epochs)
+        self.pacing.note_spoken(self._clock())
+        for callback in self.on_spoken:
+            callback(batch.encoded)
+        if self.voter.has_statements or self.submissions.has_ready:
+            self._has_news.set()
+        return batch
+
+    def _compose_statements(self, records: list[Record]) -> list[Statement]:
+        statements = self.voter.take_statements(STATEMENTS_PER_BATCH_MAX - 1)
+        return [VoteBatch(b"", 0), *statements] if records else statements
+
+    def _sign(self, records: list[Record], statements: list[Statement]) -> Batch:
+        log_entries = self.replica.logs[self.number]
+        index = len(log_entries)
+        return build_batch(
+            self.charter,
+            self._vote_key,
+            self.number,
+            LogPosition(index, log_entries[index - 1][0] if index else b""),
+            seen=sorted(self._unseen)[:SEEN_PER_BATCH_MAX],
+            time_ms=int(self._clock() * 1000),
+            records=records,
+            statements=statements,
+        )
+
+    def _wake_rejected(self) -> None:
+        for record_id in self.submissions.take_rejected():
+            event = self._final_events.pop(record_id, None)
+            if event is not None:
+                event.set()

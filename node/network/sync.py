@@ -1,0 +1,123 @@
+"""Anti-entropy: from time to time, and whenever something is missing, a node makes itself equal to a peer.
+
+Gossip is quick but may lose; this is what correctness rests on. The node pulls only, piece by piece, each piece
+stored before the next is asked for, so an interruption loses nothing (spec 10.3).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from node.network.transport import RequestFailed, Transport, UnreachablePeer
+from protocol.errors import InvalidInput
+from protocol.limits import SYNC_BYTES_MAX
+from protocol.messages import (
+    PIECE_BATCHES_MAX,
+    LogLocator,
+    Piece,
+    compute_frontier_digest,
+    compute_locators,
+    compute_missing,
+    decode_frontier,
+    decode_piece,
+    decode_request,
+    encode_frontier,
+    encode_piece,
+    encode_probe,
+    encode_pull,
+    get_heads,
+)
+from protocol.replica import Replica
+
+log = logging.getLogger("allmende.sync")
+
+SYNC_PROTOCOL = "/allmende/sync/1"
+INTERVAL_SECONDS = 2.0
+REQUEST_SECONDS = 30.0
+
+Ingest = Callable[[Sequence[bytes], str], Awaitable[int]]
+"""(encoded batches, peer) -> how many were new and are admitted and stored now."""
+
+
+class Synchronizer:
+    """Keeps one replica equal to its peers'."""
+
+    def __init__(
+        self, replica: Replica, transport: Transport, read_batch: Callable[[bytes], bytes], ingest: Ingest
+    ) -> None:
+        self._replica = replica
+        self._transport = transport
+        self._read_batch = read_batch
+        self._ingest = ingest
+        self._wanted: set[str] = set()
+        self._wake = trio.Event()
+        transport.serve(SYNC_PROTOCOL, self._handle_request)
+
+    def request_sync(self, peer_id: str) -> None:
+        """Something of this peer could not be placed: pull from it soon."""
+        self._wanted.add(peer_id)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Pull from those that were asked for, and now and then from a peer by chance."""
+        while True:
+            with trio.move_on_after(INTERVAL_SECONDS * random.uniform(0.5, 1.5)):
+                await self._wake.wait()
+            self._wake = trio.Event()
+            connected = self._transport.connected()
+            chosen = self._wanted & connected
+            self._wanted.clear()
+            if not chosen and connected:
+                chosen = {random.choice(sorted(connected))}
+            for peer_id in sorted(chosen):
+                await self.pull(peer_id)
+
+    async def pull(self, peer_id: str) -> int:
+        """Fetch what the peer has and we lack; returns how many batches were new."""
+        try:
+            return await self._pull(peer_id)
+        except (UnreachablePeer, RequestFailed) as error:
+            log.debug("sync with %s: %s", peer_id, error)
+        except InvalidInput as error:
+            log.warning("sync with %s: malformed answer: %s", peer_id, error)
+            self._transport.note_fault(peer_id)
+        return 0
+
+    async def _pull(self, peer_id: str) -> int:
+        probe = encode_probe(compute_frontier_digest(self._replica))
+        theirs = decode_frontier(await self._ask(peer_id, probe))
+        total = 0
+        while locators := compute_locators(self._replica, theirs):
+            piece = decode_piece(await self._ask(peer_id, encode_pull(locators)))
+            admitted = await self._ingest(piece.batches, peer_id)
+            total += admitted
+            if not admitted or not piece.has_more:
+                break
+        return total
+
+    async def _ask(self, peer_id: str, request: bytes) -> bytes:
+        return await self._transport.request(peer_id, SYNC_PROTOCOL, request, REQUEST_SECONDS)
+
+    async def _handle_request(self, peer_id: str, encoded: bytes) -> bytes:
+        request = decode_request(encoded)
+        if isinstance(request, bytes):
+            is_equal = request == compute_frontier_digest(self._replica)
+            return encode_frontier(() if is_equal else get_heads(self._replica))
+        return encode_piece(await self._collect(request))
+
+    async def _collect(self, locators: tuple[LogLocator, ...]) -> Piece:
+        batches: list[bytes] = []
+        size = 0
+        for batch_id in compute_missing(self._replica, locators):
+            encoded = self._read_batch(batch_id)
+            if batches and (size + len(encoded) > SYNC_BYTES_MAX or len(batches) == PIECE_BATCHES_MAX):
+                return Piece(1, tuple(batches))
+            batches.append(encoded)
+            size += len(encoded)
+            if len(batches) % 64 == 0:
+                await trio.lowlevel.checkpoint()
+        return Piece(0, tuple(batches))

@@ -1,0 +1,271 @@
+"""The node's memory: one transaction a call, on disk when the call returns.
+
+*Resource handling.* One file, one connection, one process; calls may come from any thread, one at a time. Nothing
+here waits for the network. *Error handling.* `StoreFailed` (a UserError) when the disk fails: the caller must not
+send what it could not store. `StoreFull` when a limit of `limits.py` is reached: the asker may try again later.
+`:memory:` is the same code without a disk; `serialize` and `restore` make it a disk that can be set back.
+
+Batches take the short way: peewee writes their SQL once, and a call is one transaction with one `executemany`.
+Everything else happens rarely and is left to peewee whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import peewee
+
+from node.storage.database import MEMORY, Database, open_database
+from node.storage.limits import (
+    BUDGET_REQUESTS_OPEN_MAX,
+    CHUNK_BATCHES_MAX,
+    MAILBOX_BYTES_MAX,
+    MAILBOX_MESSAGES_MAX,
+    MESSAGE_SECONDS_MAX,
+    OFFER_BYTES_MAX,
+    OFFERS_MAX,
+    POST_BYTES_MAX,
+    POST_MESSAGES_MAX,
+    READ_BYTES_MAX,
+    READ_MESSAGES_MAX,
+)
+from node.storage.migrations import STEPS, check_whose, run_sql
+from node.storage.tables import Batch, BudgetRequest, Message, Offer
+
+_APPEND = Batch.insert(id=b"", encoded=b"").on_conflict(conflict_target=[Batch.id], action="NOTHING").sql()[0]
+_READ = Batch.select(Batch.encoded).where(Batch.number >= 0).order_by(Batch.number).limit(1).sql()[0]
+
+
+class StoreFull(Exception):
+    """A limit on what is kept for others is reached; the text says which."""
+
+
+class StoredRequest(NamedTuple):
+    """A person's request for a budget."""
+
+    id: bytes
+    program: bytes
+    account: bytes
+    encoded: bytes
+    is_approved: bool
+
+
+class StoredMessage(NamedTuple):
+    """A letter. `sequence` grows with every letter of every mailbox, so a mailbox's own have gaps."""
+
+    sequence: int
+    content: bytes
+
+
+class Store:
+    """All that the node keeps, save blobs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        totals = Message.select(peewee.fn.COUNT(Message.number), peewee.fn.SUM(Message.content_bytes)).tuples()
+        with database.reading() as reading:
+            messages, message_bytes = totals.execute(reading)[0]
+        self._messages = int(messages)
+        self._message_bytes = int(message_bytes or 0)
+
+    @classmethod
+    def open(cls, path: Path | Literal[":memory:"], federation: bytes) -> Store:
+        """The store of this federation in the file at `path`, made when there is none.
+
+        Raises: UserError, in one line, when the file is damaged, newer than this program, of another federation or
+        program, in use by another process, or can't be written.
+        """
+        return cls(open_database(path, federation))
+
+    def close(self) -> None:
+        """Let go of the file; every later call raises StoreFailed."""
+        self._database.close()
+
+    def serialize(self) -> bytes:
+        """The whole store as bytes, as it is now: a backup, or a simulated disk before a power cut."""
+        with self._database.reading():
+            return bytes(self._database.connection.serialize())
+
+    @classmethod
+    def restore(cls, content: bytes, federation: bytes) -> Store:
+        """A store in memory with the content that `serialize` gave. Raises: UserError for another federation's."""
+        database = open_database(MEMORY, federation)
+        with database.reading() as reading:
+            database.connection.deserialize(content)
+            check_whose(reading, MEMORY, federation, len(STEPS))
+        return cls(database)
+
+    # Batches: the ledger itself.
+
+    def append_batches(self, batches: Sequence[tuple[bytes, bytes]]) -> None:
+        """Keep (id, encoded) in this order, all or none, on disk on return. What is kept already changes nothing.
+
+        Raises: StoreFailed; then none of them may be shown to anybody.
+        """
+        with self._database.transaction() as connection:
+            connection.executemany(_APPEND, batches)
+
+    def count_batches(self) -> int:
+        """How many batches there are; also the number of the last one."""
+        with self._database.reading() as reading:
+            # Numbers have no gaps and no batch is ever deleted, so the largest is the count.
+            return int(run_sql(reading, "SELECT coalesce(max(number), 0) FROM batch")[0][0])
+
+    def get_batch(self, batch_id: bytes) -> bytes | None:
+        """The bytes of one batch."""
+        with self._database.reading() as reading:
+            rows = run_sql(reading, "SELECT encoded FROM batch WHERE id = ?", (batch_id,))
+        return rows[0][0] if rows else None
+
+    def get_batches(self, first_number: int, limit: int) -> list[bytes]:
+        """Up to `limit` batches in order of admission; the first one has `first_number` (they count from 1)."""
+        with self._database.reading() as reading:
+            return [encoded for (encoded,) in run_sql(reading, _READ, (first_number, limit))]
+
+    def iterate_batches(self) -> Iterator[bytes]:
+        """All batches in order of admission, a bounded piece in memory. Batches may be appended meanwhile."""
+        number = 1
+        while piece := self.get_batches(number, CHUNK_BATCHES_MAX):
+            yield from piece
+            number += len(piece)
+
+    # Requests for budgets.
+
+    def put_budget_request(self, request_id: bytes, program: bytes, account: bytes, encoded: bytes) -> None:
+        """Keep a request. A person's newer request takes the place of the open one; the same one changes nothing.
+
+        Raises: StoreFull.
+        """
+        kept = BudgetRequest
+        with self._database.transaction():
+            run = self._database.peewee
+            if kept.select(kept.number).where(kept.id == request_id).tuples().execute(run)[:]:
+                return
+            is_replaced = (kept.program == program) & (kept.account == account) & ~kept.is_approved
+            kept.delete().where(is_replaced).execute(run)
+            ((count,),) = kept.select(peewee.fn.COUNT(kept.number)).where(~kept.is_approved).tuples().execute(run)
+            if count >= BUDGET_REQUESTS_OPEN_MAX:
+                raise StoreFull("too many requests for budgets wait for an answer")
+            kept.insert(id=request_id, program=program, account=account, encoded=encoded, is_approved=False).execute(
+                run
+            )
+
+    def get_budget_request(self, request_id: bytes) -> StoredRequest | None:
+        """One request, open or approved."""
+        found = self._read_requests(BudgetRequest.id == request_id)
+        return found[0] if found else None
+
+    def list_budget_requests(
+        self, program: bytes | None = None, is_approved: bool | None = None, limit: int = BUDGET_REQUESTS_OPEN_MAX
+    ) -> list[StoredRequest]:
+        """Requests in the order in which they came, of one program or all, open or approved or both."""
+        condition = BudgetRequest.number > 0
+        if program is not None:
+            condition &= BudgetRequest.program == program
+        if is_approved is not None:
+            condition &= BudgetRequest.is_approved == is_approved
+        return self._read_requests(condition, limit)
+
+    def _read_requests(self, condition: peewee.Expression, limit: int = 1) -> list[StoredRequest]:
+        kept = BudgetRequest
+        query = kept.select(kept.id, kept.program, kept.account, kept.encoded, kept.is_approved).where(condition)
+        with self._database.reading() as reading:
+            rows = query.order_by(kept.number).limit(limit).tuples().execute(reading)
+            return [StoredRequest._make((*map(bytes, row[:4]), bool(row[4]))) for row in rows]
+
+    def mark_approved(self, request_id: bytes) -> bool:
+        """Note that the institution enrolled the person. False when there is no such request."""
+        query = BudgetRequest.update(is_approved=True).where(BudgetRequest.id == request_id)
+        with self._database.transaction():
+            return bool(query.execute(self._database.peewee))
+
+    def remove_budget_request(self, request_id: bytes) -> bool:
+        """Forget a request that was declined. False when there is no such open request."""
+        query = BudgetRequest.delete().where(BudgetRequest.id == request_id, ~BudgetRequest.is_approved)
+        with self._database.transaction():
+            return bool(query.execute(self._database.peewee))
+
+    def list_participants(self, program: bytes) -> list[bytes]:
+        """Accounts of the people whose request for this program was approved, each once, the earliest first."""
+        approved = self.list_budget_requests(program, is_approved=True, limit=-1)
+        return list(dict.fromkeys(request.account for request in approved))
+
+    # Offers of donors.
+
+    def put_offer(self, donor: bytes, encoded: bytes, expires_seconds: int) -> bool:
+        """Keep a donor's offer unless a later or the same one is known. True when something changed.
+
+        Raises: StoreFull.
+        """
+        assert len(encoded) <= OFFER_BYTES_MAX
+        with self._database.transaction():
+            run = self._database.peewee
+            known = Offer.select(Offer.expires_seconds).where(Offer.donor == donor).tuples().execute(run)[:]
+            if known and known[0][0] >= expires_seconds:
+                return False
+            ((count,),) = Offer.select(peewee.fn.COUNT(Offer.donor)).tuples().execute(run)
+            if not known and count >= OFFERS_MAX:
+                raise StoreFull("too many offers are kept here")
+            changed = Offer.insert(donor=donor, encoded=encoded, expires_seconds=expires_seconds)
+            changed.on_conflict_replace().execute(run)
+            return True
+
+    def list_offers(self, now_seconds: int) -> list[tuple[bytes, bytes, int]]:
+        """(donor, encoded, expires) of all offers that still hold, by donor."""
+        query = Offer.select(Offer.donor, Offer.encoded, Offer.expires_seconds)
+        with self._database.reading() as reading:
+            rows = query.where(Offer.expires_seconds > now_seconds).order_by(Offer.donor).tuples().execute(reading)
+            return [(bytes(donor), bytes(encoded), int(expires)) for donor, encoded, expires in rows]
+
+    # Mailboxes.
+
+    def append_message(self, mailbox: bytes, content: bytes, now_seconds: int) -> int:
+        """Put a letter into a mailbox; its sequence is larger than that of every letter before.
+
+        Raises: StoreFull when this mailbox or all together hold too much.
+        """
+        size = len(content)
+        query = Message.select(peewee.fn.COUNT(Message.number), peewee.fn.SUM(Message.content_bytes))
+        with self._database.transaction():
+            run = self._database.peewee
+            ((count, size_before),) = query.where(Message.mailbox == mailbox).tuples().execute(run)
+            if count >= MAILBOX_MESSAGES_MAX or (size_before or 0) + size > MAILBOX_BYTES_MAX:
+                raise StoreFull("this mailbox is full")
+            if self._messages >= POST_MESSAGES_MAX or self._message_bytes + size > POST_BYTES_MAX:
+                raise StoreFull("the mailboxes of this node are full")
+            number = Message.insert(
+                mailbox=mailbox, content_bytes=size, posted_seconds=now_seconds, content=content
+            ).execute(run)
+        self._messages += 1
+        self._message_bytes += size
+        return int(number)
+
+    def read_messages(self, mailbox: bytes, after: int, limit: int = READ_MESSAGES_MAX) -> list[StoredMessage]:
+        """Letters with a sequence above `after`, oldest first: as many as fit one answer, at least one if any."""
+        query = Message.select(Message.number, Message.content).order_by(Message.number)
+        query = query.where(Message.mailbox == mailbox, Message.number > after)
+        found: list[StoredMessage] = []
+        size = 0
+        with self._database.reading() as reading:
+            rows = query.limit(min(limit, READ_MESSAGES_MAX)).tuples().execute(reading)
+            for number, content in rows.iterator():
+                size += len(content)
+                if found and size > READ_BYTES_MAX:
+                    break
+                found.append(StoredMessage(int(number), bytes(content)))
+        return found
+
+    def expire(self, now_seconds: int) -> int:
+        """Delete letters older than a week and offers that ended; how many rows went. To be called now and then."""
+        oldest = now_seconds - MESSAGE_SECONDS_MAX
+        aged = Message.select(peewee.fn.COUNT(Message.number), peewee.fn.SUM(Message.content_bytes))
+        with self._database.transaction():
+            run = self._database.peewee
+            ((count, size),) = aged.where(Message.posted_seconds < oldest).tuples().execute(run)
+            Message.delete().where(Message.posted_seconds < oldest).execute(run)
+            offers = Offer.delete().where(Offer.expires_seconds <= now_seconds).execute(run)
+        self._messages -= int(count)
+        self._message_bytes -= int(size or 0)
+        return int(count) + int(offers)

@@ -1,0 +1,84 @@
+"""The tables of the ledger's file, as peewee sees them. `migrations.py` makes them; a test holds both together.
+
+The batches are the ledger; everything else here is post that is kept for others and may be lost without harm to
+the ledger. The models hang on no database: a query is run with `query.execute(database)`, so one process may hold
+several stores (a simulation does).
+"""
+
+from __future__ import annotations
+
+import peewee
+
+NOWHERE = peewee.SqliteDatabase(None)
+"""Gives the models SQLite's dialect; it is never opened."""
+
+
+class Row(peewee.Model):
+    """Base of all tables."""
+
+    class Meta:
+        database = NOWHERE
+
+
+class Ledger(Row):
+    """One row: which federation this file belongs to."""
+
+    federation = peewee.BlobField()
+
+    class Meta:
+        table_name = "ledger"
+        primary_key = False
+
+
+class Batch(Row):
+    """All admitted batches. `number` counts them from 1 in the order of admission, without gaps."""
+
+    number = peewee.IntegerField(primary_key=True)
+    id = peewee.BlobField(unique=True)
+    encoded = peewee.BlobField()
+
+    class Meta:
+        table_name = "batch"
+
+
+class BudgetRequest(Row):
+    """People who ask this institution for a budget."""
+
+    number = peewee.AutoField()
+    id = peewee.BlobField(unique=True)
+    program = peewee.BlobField()
+    account = peewee.BlobField()
+    is_approved = peewee.BooleanField()
+    encoded = peewee.BlobField()
+
+    class Meta:
+        table_name = "budget_request"
+        indexes = ((("program", "is_approved", "account"), False),)
+
+
+class Offer(Row):
+    """The latest offer of each donor."""
+
+    donor = peewee.BlobField(primary_key=True)
+    expires_seconds = peewee.IntegerField(index=True)
+    encoded = peewee.BlobField()
+
+    class Meta:
+        table_name = "offer"
+
+
+class Message(Row):
+    """Letters in mailboxes. Numbers only grow, in all mailboxes together, and none is used twice."""
+
+    number = peewee.AutoField()
+    mailbox = peewee.BlobField()
+    content_bytes = peewee.IntegerField()
+    posted_seconds = peewee.IntegerField(index=True)
+    content = peewee.BlobField()
+
+    class Meta:
+        table_name = "message"
+        indexes = ((("mailbox", "number", "content_bytes"), False),)
+
+
+TABLES: tuple[type[Row], ...] = (Ledger, Batch, BudgetRequest, Offer, Message)

@@ -1,0 +1,96 @@
+"""How commands speak with a person or a program: the options they share, output as text or JSON, questions.
+
+A program reads one JSON document on standard output (`--json`); a person reads lines. Questions and progress
+go to standard error and to a terminal only, so a pipe never gets anything but the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from node.errors import UserError
+
+CommandFunction = TypeVar("CommandFunction", bound=Callable[..., Any])
+Item = TypeVar("Item")
+HOME_VARIABLE = "ALLMENDE_HOME"
+HOME_DEFAULT = "~/.allmende"
+
+
+def json_option(command: CommandFunction) -> CommandFunction:
+    """`--json`, handed over as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(command)
+
+
+def yes_option(command: CommandFunction) -> CommandFunction:
+    """`-y`, handed over as `yes`, for everything that signs or spends."""
+    return click.option("-y", "--yes", is_flag=True, help="Do it without asking.")(command)
+
+
+def dry_run_option(command: CommandFunction) -> CommandFunction:
+    """`--dry-run`, handed over as `dry_run`."""
+    return click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")(command)
+
+
+def home_option(command: CommandFunction) -> CommandFunction:
+    """`--home`, handed over as the path `home`, with ~ expanded; it need not exist yet."""
+    return click.option(
+        "--home",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar=HOME_VARIABLE,
+        default=HOME_DEFAULT,
+        show_default=True,
+        show_envvar=True,
+        callback=_expand_home,
+        help="Directory that holds keys and settings.",
+    )(command)
+
+
+def _expand_home(context: click.Context, parameter: click.Parameter, value: Path) -> Path:
+    try:
+        return value.expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{value}: no such home directory; name it with --home") from error
+
+
+def emit(document: Mapping[str, object], text_lines: Iterable[str], as_json: bool) -> None:
+    """Print a command's answer: the document for programs, or the lines for people.
+
+    The document's values are what JSON knows; a lazy iterable of lines is not touched for JSON.
+    """
+    if as_json:
+        click.echo(json.dumps(document, ensure_ascii=False))
+    else:
+        for line in text_lines:
+            click.echo(line)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Return when the person agrees, or said so beforehand with -y.
+
+    Raises: UserError when the answer is no, and when there is nobody to ask (no terminal and no -y).
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UserError(f"{question} Nobody can be asked here; it needs -y")
+    if not click.confirm(question, err=True):
+        raise UserError("nothing was done")
+
+
+def show_progress(
+    items: Iterable[Item], label: str, length: int | None = None
+) -> AbstractContextManager[Iterable[Item]]:
+    """A progress bar around `items` where standard error is a terminal, the bare items elsewhere.
+
+    Use as `with show_progress(chunks, "Fetching") as chunks: for chunk in chunks: ...`.
+    """
+    if not sys.stderr.isatty():
+        return nullcontext(items)
+    return click.progressbar(items, length=length, label=label, file=sys.stderr)

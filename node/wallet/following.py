@@ -1,0 +1,257 @@
+"""Following a job: agree to ticks that hold, print what the job says, take the results, check what was paid.
+
+The wallet agrees to a tick only when it asks for exactly what the quote says for a time that can have passed by the
+wallet's own clock. It agrees to the donor's receipt only when the amount follows from the quote and the results can be
+opened. What it does not agree to it says, and keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from node.addresses import Kind as AddressKind
+from node.addresses import encode_address
+from node.bundles import unpack_bundle
+from node.errors import Unreachable, UserError
+from node.files import write_atomically
+from node.sealing import open_sealed
+from node.wallet.calling import Line
+from node.wallet.job_records import SETTLED, WalletJob, get_job_directory, save_job
+from protocol.conversation import (
+    Accepted,
+    LogChunk,
+    Message,
+    ReceiptAgreed,
+    Result,
+    Settled,
+    Started,
+    Ticked,
+    VoucherGiven,
+    compute_seal_context,
+)
+from protocol.errors import InvalidInput
+from protocol.metering import (
+    JobState,
+    check_tick,
+    compute_amount_due,
+    decode_tick,
+    sign_voucher,
+)
+from protocol.quotes import NO_EXIT_STATUS, decode_job_receipt
+from protocol.receipts import verify_receipt
+from protocol.records import Settle, decode_record
+
+if TYPE_CHECKING:
+    from node.wallet.jobs import Connect
+    from node.wallet.wallet import Wallet
+
+POLL_SECONDS = 15.0
+CLOCK_SLACK_MS = 5_000
+"""How much a donor's tick may run ahead of this machine's clock: a second is lost here and there."""
+HISTORY_RECORDS = 50
+LOG_BYTES_MAX = 16 * 1024 * 1024
+
+Tell = Callable[[str], None]
+Show = Callable[[bytes], None]
+
+
+class Follower:
+    """Takes the donor's messages for one job."""
+
+    def __init__(self, wallet: Wallet, job: WalletJob, connect: Connect, show_log: Show, tell: Tell) -> None:
+        self._wallet = wallet
+        self._job = job
+        self._line = Line(wallet, job, connect)
+        self._quote = job.decode_quote(wallet)
+        self._request = job.decode_request(wallet)
+        self._show_log = show_log
+        self._tell = tell
+
+    def follow(self, *, is_waiting: bool = True) -> None:
+        """Take what there is; with `is_waiting` until the job is settled. Raises: Unreachable."""
+        while not self._job.is_over:
+            count = self._line.hear(self._handle, POLL_SECONDS if is_waiting else 0)
+            if not count and self._job.has_ended and not self._job.is_over:
+                self._look_for_settlement()
+            if not count and not is_waiting:
+                return
+
+    def _handle(self, message: Message) -> None:
+        match message:
+            case Accepted():
+                self._enter(JobState.STAGING, "the donor has accepted, and fetches the inputs")
+            case Started():
+                self._enter(JobState.RUNNING, "the job runs")
+            case LogChunk():
+                self._take_log(message)
+            case Ticked():
+                self._take_tick(message.tick)
+            case Result():
+                self._take_result(message)
+            case Settled():
+                self._take_settlement(message.finality_receipt)
+
+    def _enter(self, state: str, text: str) -> None:
+        if not self._job.has_ended:
+            self._job.state = state
+            save_job(self._wallet, self._job)
+            self._tell(text)
+
+    def _take_log(self, chunk: LogChunk) -> None:
+        directory = get_job_directory(self._wallet, self._job)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = directory / "log"
+        if chunk.offset + len(chunk.content) <= LOG_BYTES_MAX:
+            with open(path, "r+b" if path.exists() else "w+b") as file:
+                file.seek(chunk.offset)
+                file.write(chunk.content)
+        self._show_log(chunk.content)
+
+    # -- paying as it goes --------------------------------------------------------------------------------------
+
+    def _take_tick(self, encoded: bytes) -> None:
+        """Agree, or say why not. A tick that was agreed to before is answered again: the answer may be lost."""
+        job = self._job
+        try:
+            tick = decode_tick(encoded)
+            if encoded not in job.ticks:
+                self._check_new_tick(encoded)
+                job.ticks.append(encoded)
+                save_job(self._wallet, job)
+        except InvalidInput as error:
+            job.dispute = job.dispute or f"a tick was not agreed to: {error}"
+            self._tell(job.dispute)
+            return
+        if encoded == job.ticks[-1]:
+            voucher = sign_voucher(self._wallet.federation, job.meter_key, job.hold, tick.sequence, tick.amount)
+            self._line.say(VoucherGiven(tick.sequence, tick.amount, voucher.signature))
+
+    def _check_new_tick(self, encoded: bytes) -> None:
+        ticks = self._job.list_ticks()
+        tick = decode_tick(encoded)
+        check_tick(
+            self._wallet.federation,
+            self._quote.donor_key,
+            self._job.hold,
+            self._quote.rate,
+            self._quote.amount_max,
+            ticks[-1] if ticks else None,
+            tick,
+        )
+        passed_ms = (self._wallet.now() + 1 - self._job.started_at_seconds) * 1000
+        if tick.elapsed_ms > passed_ms + CLOCK_SLACK_MS:
+            raise InvalidInput(f"it counts {tick.elapsed_ms} ms, and only {passed_ms} have passed here")
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def _take_result(self, result: Result) -> None:
+        job = self._job
+        if job.receipt:
+            self._agree()
+            return
+        try:
+            receipt = decode_job_receipt(
+                self._wallet.charter, result.receipt, self._quote.donor_key, self._request.meter_key
+            )
+            if (receipt.hold, receipt.quote) != (job.hold, self._quote.compute_id(self._wallet.federation)):
+                raise InvalidInput("it is for another job")
+        except InvalidInput as error:
+            job.dispute = f"the donor's receipt does not hold: {error}"
+            self._tell(job.dispute)
+            return
+        job.receipt, job.detail = result.receipt, result.detail
+        job.state = receipt.state
+        save_job(self._wallet, job)
+        status = "" if receipt.exit_status == NO_EXIT_STATUS else f", exit status {receipt.exit_status}"
+        self._tell(f"ended: {receipt.state}{status}{': ' if result.detail else ''}{result.detail}")
+        problem = self._find_problem()
+        if problem:
+            job.dispute = problem
+            save_job(self._wallet, job)
+            self._tell(f"not agreed to: {problem}")
+        else:
+            self._agree()
+
+    def _find_problem(self) -> str:
+        """Why the wallet won't sign the donor's receipt, or nothing."""
+        receipt = self._job.decode_receipt(self._wallet)
+        assert receipt is not None
+        ticks = self._job.list_ticks()
+        checkpoints = [tick for tick in ticks if tick.checkpoint]
+        due = compute_amount_due(
+            self._quote.refund_table,
+            receipt.state,
+            ticks[-1] if ticks else None,
+            checkpoints[-1] if checkpoints else None,
+        )
+        if receipt.amount != due:
+            return f"the donor asks for {receipt.amount} millicredits, {due} are due"
+        if receipt.outputs:
+            try:
+                self._keep_outputs(receipt.outputs)
+            except Unreachable:
+                raise
+            except (UserError, InvalidInput) as error:
+                return f"the results can't be opened: {error}"
+        return ""
+
+    def _keep_outputs(self, digest: bytes) -> None:
+        sealed = self._line.get_blob(digest)
+        opened = open_sealed(self._job.seal_seed, sealed, compute_seal_context(b"outputs", self._job.hold))
+        write_atomically(get_job_directory(self._wallet, self._job) / "outputs", opened)
+
+    def _agree(self) -> None:
+        receipt = self._job.decode_receipt(self._wallet)
+        assert receipt is not None
+        if self._job.dispute:
+            return
+        agreed = receipt.sign_as_payer(self._wallet.federation, self._job.meter_key)
+        self._job.receipt = agreed.encode()
+        save_job(self._wallet, self._job)
+        self._line.say(ReceiptAgreed(agreed.meter_signature))
+
+    def _take_settlement(self, finality_receipt: bytes) -> None:
+        """Believe the members' signatures, not the donor."""
+        job = self._job
+        try:
+            record = verify_receipt(self._wallet.charter, finality_receipt).record
+            if not isinstance(record.body, Settle) or record.account != job.hold:
+                raise InvalidInput("it is not the settlement of this job")
+        except InvalidInput as error:
+            self._tell(f"the donor's proof of settlement does not hold: {error}")
+            return
+        job.settle_receipt, job.paid = finality_receipt, record.body.amount
+        receipt = job.decode_receipt(self._wallet)
+        if receipt is not None and job.paid > receipt.amount:
+            job.dispute = job.dispute or f"the donor took {job.paid} millicredits, {receipt.amount} were due"
+        job.state = SETTLED
+        save_job(self._wallet, job)
+
+    def _look_for_settlement(self) -> None:
+        """Find the settlement on the ledger, when the donor does not say that there is one."""
+        client = self._wallet.client
+        for answer in client.get_account_records(self._wallet.address, limit=HISTORY_RECORDS).records:
+            try:
+                record = decode_record(self._wallet.federation, answer.encoded)
+            except InvalidInput:
+                continue
+            if isinstance(record.body, Settle) and record.account == self._job.hold:
+                found = client.get_record(encode_address(AddressKind.RECORD, record.id))
+                if found is not None and found.receipt is not None:
+                    self._take_settlement(found.receipt)
+                return
+
+
+def unpack_outputs(wallet: Wallet, job: WalletJob, directory: Path) -> int:
+    """Write a job's results into `directory`; returns how many files. Raises: UserError when there are none."""
+    path = get_job_directory(wallet, job) / "outputs"
+    if not path.exists():
+        raise UserError(f"job {job.job_id} has no results here yet (it is {job.state}): `allmende job logs -f`")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        entries = unpack_bundle(path.read_bytes(), directory)
+    except InvalidInput as error:
+        raise UserError(f"the results of job {job.job_id} are no bundle: {error}") from error
+    return sum(not entry.is_directory for entry in entries)

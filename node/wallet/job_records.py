@@ -1,0 +1,141 @@
+"""What a wallet remembers of a job: enough to take it up again after any crash, and to prove everything afterwards.
+
+It stands in the journal (mode 0600) because it holds the job's meter key, which signs away the hold's money, and the
+key that opens the results.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from node.errors import UserError
+from protocol.metering import END_STATES, Tick, decode_tick
+from protocol.quotes import (
+    JobReceipt,
+    Offer,
+    Quote,
+    QuoteRequest,
+    decode_job_receipt,
+    decode_offer,
+    decode_quote,
+    decode_quote_request,
+)
+
+if TYPE_CHECKING:
+    from node.wallet.wallet import Wallet
+
+SETTLED = "SETTLED"
+STARTED = "STARTED"
+"""The donor was told to start; it has not said yet what came of it."""
+REFUSED = "REFUSED"
+"""The donor gave no quote: nothing was spent."""
+UNDERWAY_STATES = frozenset({"HELD", STARTED, "STAGING", "RUNNING"})
+
+
+class WalletJob(msgspec.Struct):
+    """One job, as the wallet knows it."""
+
+    job_id: str
+    name: str
+    created_at_seconds: int
+    offer: bytes
+    request: bytes
+    meter_seed: bytes
+    seal_seed: bytes
+    quote: bytes = b""
+    state: str = "QUOTED"
+    detail: str = ""
+    hold: bytes = b""
+    hold_receipt: bytes = b""
+    inputs: bytes = b""
+    started_at_seconds: int = 0
+    """By this machine's clock, when the donor was told to start: no tick can count time before it."""
+    sent: int = 0
+    after: int = 0
+    received: int = -1
+    ticks: list[bytes] = []
+    receipt: bytes = b""
+    settle_receipt: bytes = b""
+    paid: int = -1
+    """Millicredits that the ledger paid, once that is proven."""
+    dispute: str = ""
+    """What in the donor's account of the job does not hold; empty when it was agreed to."""
+
+    @property
+    def is_over(self) -> bool:
+        """True when nothing more is to come."""
+        return self.state in (SETTLED, REFUSED)
+
+    @property
+    def has_ended(self) -> bool:
+        """True when the job does not run any more."""
+        return self.is_over or self.state in END_STATES
+
+    @property
+    def meter_key(self) -> Ed25519PrivateKey:
+        """Signs the wallet's messages and vouchers."""
+        return Ed25519PrivateKey.from_private_bytes(self.meter_seed)
+
+    def list_ticks(self) -> list[Tick]:
+        """Every tick that the wallet agreed to, in order."""
+        return [decode_tick(encoded) for encoded in self.ticks]
+
+    def decode_offer(self, wallet: Wallet) -> Offer:
+        """The offer that the job was made for."""
+        return decode_offer(wallet.charter, self.offer)
+
+    def decode_request(self, wallet: Wallet) -> QuoteRequest:
+        """What the donor was asked for."""
+        return decode_quote_request(wallet.charter, self.request)
+
+    def decode_quote(self, wallet: Wallet) -> Quote:
+        """The donor's binding answer."""
+        return decode_quote(wallet.charter, self.quote)
+
+    def decode_receipt(self, wallet: Wallet) -> JobReceipt | None:
+        """How the job ended, once the donor said so."""
+        if not self.receipt:
+            return None
+        meter_key = self.decode_request(wallet).meter_key
+        return decode_job_receipt(wallet.charter, self.receipt, self.decode_quote(wallet).donor_key, meter_key)
+
+
+def save_job(wallet: Wallet, job: WalletJob) -> None:
+    """On disk when this returns."""
+    wallet.journal.save_job(job.job_id, msgspec.to_builtins(job))
+
+
+def list_jobs(wallet: Wallet) -> list[WalletJob]:
+    """Every job of this wallet, newest first."""
+    jobs = [_read(document) for document in wallet.journal.jobs().values()]
+    return sorted(jobs, key=lambda job: (-job.created_at_seconds, job.job_id))
+
+
+def load_job(wallet: Wallet, job_id: str) -> WalletJob:
+    """The job with this id, or whose id or name starts so. Raises: UserError when there is none or several."""
+    jobs = list_jobs(wallet)
+    found = [job for job in jobs if job.job_id == job_id] or [
+        job for job in jobs if job.job_id.startswith(job_id) or job.name == job_id
+    ]
+    if not found:
+        raise UserError(f"this wallet has no job {job_id!r}: see `allmende job ls`")
+    if len(found) > 1:
+        names = ", ".join(job.job_id for job in found[:5])
+        raise UserError(f"{job_id!r} names {len(found)} jobs ({names}): give more of the id")
+    return found[0]
+
+
+def get_job_directory(wallet: Wallet, job: WalletJob) -> Path:
+    """Where the wallet keeps what belongs to a job and is too large for the journal."""
+    return wallet.home / "jobs" / job.job_id
+
+
+def _read(document: dict[str, object]) -> WalletJob:
+    try:
+        return msgspec.convert(document, WalletJob)
+    except msgspec.ValidationError as error:
+        raise UserError(f"the journal holds a job that can't be read ({error}): update allmende") from error

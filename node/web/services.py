@@ -1,0 +1,118 @@
+"""What the routes of one node work with, and the two things that the node takes in beside records and letters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Protocol
+
+import trio
+
+from node import api
+from node.member import LedgerMember
+from node.storage.blobs import BlobStore
+from node.storage.store import Store, StoredRequest
+from node.web.mailboxes import Mailboxes
+from node.web.problems import NotFound
+from node.web.views import LedgerViews
+from protocol.budgets import BudgetRequest, decode_budget_request
+from protocol.errors import Reason, Rejected
+from protocol.identifiers import compute_account_id
+from protocol.quotes import decode_offer
+
+
+class OperatorActions(Protocol):
+    """The acts of an institution, as `node.operator.actions` has them. Each raises UserError, Rejected, Busy."""
+
+    async def create_program(self, draft: api.ProgramDraft, *, dry_run: bool = False) -> api.Signed: ...
+    async def list_budget_requests(self) -> list[api.BudgetRequest]: ...
+    async def approve(self, request_id: str, *, dry_run: bool = False) -> api.Signed: ...
+    async def grant(self, order: api.GrantOrder, *, dry_run: bool = False) -> api.Signed: ...
+    async def sponsor(self, order: api.SponsorOrder, *, dry_run: bool = False) -> api.Signed: ...
+
+
+def read_version() -> str:
+    """The version of this program."""
+    try:
+        return version("allmende")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def describe_no_network() -> tuple[list[api.Peer], dict[str, int]]:
+    """Of a node that stands alone."""
+    return [], {}
+
+
+@dataclass
+class WebServices:
+    """One node, as the routes see it."""
+
+    member: LedgerMember
+    store: Store
+    blobs: BlobStore
+    operator: OperatorActions | None = None
+    describe_network: Callable[[], tuple[list[api.Peer], dict[str, int]]] = describe_no_network
+    """Peers, and bytes received by protocol."""
+    on_offer: list[Callable[[bytes], None]] = field(default_factory=list)
+    """Called with each new offer, to hand it on to other nodes."""
+    clock: Callable[[], float] = time.time
+    closing: trio.Event = field(default_factory=trio.Event)
+    """Set when the node stops; long polls end then."""
+    version: str = field(default_factory=read_version)
+
+    def __post_init__(self) -> None:
+        """Make what stands on the parts."""
+        self.mailboxes = Mailboxes(self.store, self.clock)
+        self.views = LedgerViews(self.member, self.clock)
+
+    def accept_offer(self, encoded: bytes) -> bool:
+        """Keep a donor's offer, from the donor or from another node; True when it is news.
+
+        Raises: InvalidInput; Rejected when it has ended, ends too late, or no member vouches for the donor now;
+        StoreFull.
+        """
+        charter, now = self.member.charter, int(self.clock())
+        offer = decode_offer(charter, encoded)
+        donor = offer.compute_donor(charter.federation)
+        if not now < offer.valid_until <= now + api.OFFER_SECONDS_MAX:
+            raise Rejected(
+                Reason.TERMS_WRONG, f"an offer holds for {api.OFFER_SECONDS_MAX} s at the most, and must not have ended"
+            )
+        sponsor = self.member.replica.ledger.sponsors.get(offer.sponsor)
+        if sponsor is None or sponsor.donor != donor:
+            raise Rejected(Reason.REFERENCE_MISSING, "no member of this federation vouches for this donor")
+        if sponsor.until_epoch < self.views.epoch:
+            raise Rejected(Reason.REFERENCE_MISSING, "the member's word for this donor has ended")
+        is_new = self.store.put_offer(donor, encoded, offer.valid_until)
+        if is_new:
+            for callback in self.on_offer:
+                callback(encoded)
+        return is_new
+
+    def accept_budget_request(self, encoded: bytes) -> StoredRequest:
+        """Keep a person's request until the institution answers.
+
+        Raises: InvalidInput; NotFound for a program of nobody or of another member; Rejected for another epoch.
+        """
+        charter = self.member.charter
+        request = decode_budget_request(charter, encoded)
+        program = self.member.replica.ledger.programs.get(request.program)
+        if program is None:
+            raise NotFound("there is no such program")
+        if request.member != program.member or request.member != self.member.number:
+            owner = charter.members.get(program.member)
+            raise NotFound(f"this program is another institution's: ask the node of {owner.name if owner else '?'}")
+        request_id = request.compute_id(charter.federation)
+        known = self.store.get_budget_request(request_id)
+        if known is None and request.epoch not in self.member.compute_open_epochs():
+            raise Rejected(Reason.EPOCH_WRONG, f"the request is for epoch {request.epoch}")
+        self.store.put_budget_request(request_id, request.program, self._name_person(request), encoded)
+        found = self.store.get_budget_request(request_id)
+        assert found is not None
+        return found
+
+    def _name_person(self, request: BudgetRequest) -> bytes:
+        return compute_account_id(self.member.charter.federation, request.person_key)

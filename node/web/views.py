@@ -1,0 +1,287 @@
+"""The ledger in the shapes that people and programs read (`node/api.py`): nothing is decided here.
+
+All of it is public, and all that counts carries its proof: the founding document, canonical bytes, receipts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from node import api
+from node.addresses import Kind as AddressKind
+from node.addresses import encode_address
+from node.member import LedgerMember
+from node.network.peer_ids import compute_peer_id
+from protocol.identifiers import compute_account_id
+from protocol.ledger import HoldState, ProgramState
+from protocol.messages import compute_frontier_digest
+from protocol.records import Kind, Record, ScopeKind, Settle, account_scope, hold_scope
+
+JOBS_MAX = 500
+"""Newest jobs in one list."""
+
+STATE_ROOT_SHARE_MAX = 0.05
+"""The root is a hash of the whole state: at most this share of the time goes into computing it for onlookers."""
+
+_ACCOUNT_FIELDS = frozenset({"account", "payee", "donor"})
+_PROGRAM_FIELDS = frozenset({"program", "gift_program"})
+_RECORD_FIELDS = frozenset({"enrolment", "sponsor"})
+
+
+def name_account(account: bytes) -> str:
+    """An account's address."""
+    return encode_address(AddressKind.ACCOUNT, account)
+
+
+def name_record(record_id: bytes) -> str:
+    """A record's id as text; a hold's too."""
+    return encode_address(AddressKind.RECORD, record_id)
+
+
+def name_program(program: bytes) -> str:
+    """A program's id as text."""
+    return encode_address(AddressKind.PROGRAM, program)
+
+
+def describe_body(content: Any, field: str = "") -> Any:
+    """A record's body for reading: field names, ids as text, bytes in hex."""
+    if isinstance(content, bytes):
+        if not content:
+            return None
+        if field in _ACCOUNT_FIELDS:
+            return name_account(content)
+        if field in _PROGRAM_FIELDS:
+            return name_program(content)
+        return name_record(content) if field in _RECORD_FIELDS else content.hex()
+    if isinstance(content, tuple):
+        if hasattr(content, "_fields"):
+            fields = zip(content._fields, content, strict=True)
+            return {name: describe_body(value, name) for name, value in fields}
+        return [describe_body(value, field) for value in content]
+    return content
+
+
+class _Digests(NamedTuple):
+    batches: int
+    state_root: str
+    frontier: str
+    computed_at: float
+    computed_in: float
+
+
+class LedgerViews:
+    """Reads one member's replica; every method is one moment's state."""
+
+    def __init__(self, member: LedgerMember, clock: Callable[[], float]) -> None:
+        self._member = member
+        self._clock = clock
+        self._ledger = member.replica.ledger
+        self._digests: _Digests | None = None
+        self._enrolments_of: dict[bytes, list[bytes]] = {}
+        self._enrolments_read = 0
+        self._sponsors_of: dict[bytes, list[bytes]] = {}
+        self._sponsors_read = 0
+        self._granted: dict[bytes, int] = {}
+        self._granted_at = -1
+        self._open_records: dict[bytes, list[Record]] = {}
+        self._open_at = (-1, -1)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch now; 0 before the federation's first."""
+        return self._member.charter.compute_epoch(int(self._clock()))
+
+    def build_charter(self) -> api.Charter:
+        """The constitution."""
+        charter = self._member.charter
+        return api.Charter(
+            federation=encode_address(AddressKind.FEDERATION, charter.federation),
+            name=charter.fields.name,
+            founded=self._member.founded.encode(),
+            epoch=self.epoch,
+            epoch_seconds=charter.fields.epoch_seconds,
+            quorum=charter.quorum,
+            members=[
+                api.Member(
+                    number=member.number,
+                    name=member.name,
+                    address=name_account(compute_account_id(charter.federation, member.member_key)),
+                    weight=member.weight,
+                    peer_id=compute_peer_id(member.peer_key),
+                    is_forked=member.number in self._member.replica.forks,
+                )
+                for member in charter.fields.members
+            ],
+        )
+
+    def build_status(self, version: str, peers: Sequence[api.Peer], bytes_received: dict[str, int]) -> api.Status:
+        """How this node stands. The root and the frontier are of one moment, which may lie a little back."""
+        member, replica = self._member, self._member.replica
+        digests = self._compute_digests()
+        return api.Status(
+            version=version,
+            federation=encode_address(AddressKind.FEDERATION, member.charter.federation),
+            member=member.number,
+            name=member.charter.members[member.number].name,
+            epoch=self.epoch,
+            batches=len(replica.entries),
+            records_final=replica.final_count,
+            records_waiting=self._ledger.count_waiting(),
+            state_root=digests.state_root,
+            frontier=digests.frontier,
+            peers=list(peers),
+            forked_members=sorted(replica.forks),
+            bytes_received=bytes_received,
+        )
+
+    def _compute_digests(self) -> _Digests:
+        replica, now, known = self._member.replica, self._clock(), self._digests
+        batches = len(replica.entries)
+        if known is not None:
+            # A clock that was set back must not keep an old answer for ever: hence the absolute value.
+            is_recent = abs(now - known.computed_at) * STATE_ROOT_SHARE_MAX < known.computed_in
+            if known.batches == batches or is_recent:
+                return known
+        root, frontier = replica.compute_state_root().hex(), compute_frontier_digest(replica).hex()
+        self._digests = _Digests(batches, root, frontier, now, max(0.0, self._clock() - now))
+        return self._digests
+
+    def build_account(self, account: bytes) -> api.Account:
+        """What an account holds; one that was never heard of is empty, not missing."""
+        self._read_indexes()
+        ledger, epoch = self._ledger, self.epoch
+        scope = account_scope(account)
+        head = ledger.heads.get(scope)
+        lots = [
+            api.Lot(
+                program=name_program(lot.program) if lot.program else None,
+                program_name=ledger.programs[lot.program].body.name if lot.program in ledger.programs else "",
+                expiry_epoch=lot.expiry_epoch,
+                millicredits=amount,
+            )
+            for lot, amount in sorted(ledger.balances.get(account, {}).items())
+            if amount
+        ]
+        sponsors = ((record, ledger.sponsors[record]) for record in self._sponsors_of.get(account, ()))
+        return api.Account(
+            address=name_account(account),
+            epoch=epoch,
+            next_sequence=head.sequence + 1 if head else 0,
+            head=name_record(head.record) if head else None,
+            millicredits=sum(lot.millicredits for lot in lots if not 0 < lot.expiry_epoch < epoch),
+            lots=lots,
+            enrolments=[
+                api.Enrolment(name_record(record), ledger.enrolments[record].member)
+                for record in self._enrolments_of.get(account, ())
+            ],
+            sponsorships=[
+                api.Sponsorship(name_record(record), state.member, state.until_epoch) for record, state in sponsors
+            ],
+            pending=[name_record(record.id) for record in self._list_open_records(scope)],
+        )
+
+    def _read_indexes(self) -> None:
+        """Take in what has applied since the last call: both tables only grow, in the order of application."""
+        for record, enrolment in islice(self._ledger.enrolments.items(), self._enrolments_read, None):
+            self._enrolments_of.setdefault(enrolment.account, []).append(record)
+        self._enrolments_read = len(self._ledger.enrolments)
+        for record, sponsor in islice(self._ledger.sponsors.items(), self._sponsors_read, None):
+            self._sponsors_of.setdefault(sponsor.donor, []).append(record)
+        self._sponsors_read = len(self._ledger.sponsors)
+
+    def _list_open_records(self, scope: bytes) -> list[Record]:
+        """Records of a scope that stand in a batch and are not final."""
+        replica = self._member.replica
+        moment = (len(replica.entries), replica.final_count)
+        if moment != self._open_at:
+            self._open_records = {}
+            for introduction in replica.get_open_introductions():
+                for record in introduction.records.values():
+                    self._open_records.setdefault(record.scope, []).append(record)
+            self._open_at = moment
+        return self._open_records.get(scope, [])
+
+    def build_record(self, record: Record, *, with_receipt: bool) -> api.Record:
+        """A record, and how far it has come."""
+        by_account = record.scope[0] == ScopeKind.ACCOUNT
+        if by_account:
+            name = name_account(record.account)
+        else:
+            name = name_record(record.account) if record.scope[0] == ScopeKind.HOLD else record.account.hex()
+        return api.Record(
+            id=name_record(record.id),
+            kind=Kind(record.kind).name.lower(),
+            epoch=record.epoch,
+            account=name,
+            sequence=record.sequence,
+            state=self._member.get_state(record.id) or "waiting",
+            body=describe_body(record.body),
+            encoded=record.encoded,
+            receipt=self._member.build_receipt(record.id) if with_receipt else None,
+        )
+
+    def build_page(self, account: bytes, limit: int, before: int | None) -> api.RecordPage:
+        """What touched an account, newest first."""
+        ids, next_before = self._member.get_history(account, before, limit)
+        records = [record for record_id in ids if (record := self._member.get_record(record_id)) is not None]
+        return api.RecordPage([self.build_record(record, with_receipt=False) for record in records], next_before)
+
+    def list_programs(self) -> list[api.Program]:
+        """All compute budgets that were declared."""
+        self._sum_grants()
+        return [self._build_program(program, state) for program, state in self._ledger.programs.items()]
+
+    def _build_program(self, program: bytes, state: ProgramState) -> api.Program:
+        return api.Program(
+            id=name_program(program),
+            member=state.member,
+            member_name=member.name if (member := self._member.charter.members.get(state.member)) else "",
+            name=state.body.name,
+            purpose=state.body.purpose,
+            allowance=state.body.allowance,
+            expiry_epochs=state.body.expiry_epochs,
+            is_transferable=bool(state.body.is_transferable),
+            job_classes=list(state.body.job_classes),
+            granted=self._granted.get(program, 0),
+        )
+
+    def _sum_grants(self) -> None:
+        if self._granted_at == self._ledger.applied_count:
+            return
+        self._granted = {}
+        for (_, program, _), amount in self._ledger.allowances.items():
+            self._granted[program] = self._granted.get(program, 0) + amount
+        self._granted_at = self._ledger.applied_count
+
+    def list_jobs(self) -> list[api.Job]:
+        """The newest jobs."""
+        newest = islice(reversed(self._ledger.holds.items()), JOBS_MAX)
+        return [self._build_job(hold, state) for hold, state in newest]
+
+    def build_job(self, hold: bytes) -> api.Job | None:
+        """One job, named by its hold."""
+        state = self._ledger.holds.get(hold)
+        return None if state is None else self._build_job(hold, state)
+
+    def _build_job(self, hold: bytes, state: HoldState) -> api.Job:
+        receipts = list(self._find_job_receipt(hold))
+        return api.Job(
+            hold=name_record(hold),
+            payer=name_account(state.payer),
+            payee=name_account(state.payee),
+            job_class=state.terms.job_class,
+            epoch=state.epoch,
+            held=state.amount,
+            paid=None if state.is_open else state.paid,
+            state="HELD" if state.is_open else "SETTLED",
+            quote=state.terms.quote.hex(),
+            receipt=receipts[0].hex() if receipts else None,
+        )
+
+    def _find_job_receipt(self, hold: bytes) -> Iterator[bytes]:
+        head = self._ledger.heads.get(hold_scope(hold))
+        record = self._member.get_record(head.record) if head else None
+        if record is not None and isinstance(record.body, Settle) and record.body.job_receipt:
+            yield record.body.job_receipt

@@ -1,0 +1,69 @@
+"""Names of things are hashes of what they are, so nobody can give one name to two things.
+
+id = SHA-256(tag, federation id, unsigned bytes). Every signed type has its own tag and every id holds the
+federation, so nothing that was signed for one purpose or federation serves another (spec 2.3).
+"""
+
+from __future__ import annotations
+
+from enum import Enum, unique
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any
+
+ID_BYTES = 32
+NO_FEDERATION = bytes(ID_BYTES)
+"""Stands in the place of the federation id while the genesis charter, which defines it, is hashed."""
+
+
+@unique
+class Tag(Enum):
+    """The domains of the hash; 16 bytes each, so no tag is a prefix of another (spec 2.3)."""
+
+    CHARTER = b"allmende:charter"
+    ACCOUNT = b"allmende:account"
+    ISSUANCE = b"allmende:issuanc"
+    RECORD = b"allmende:record\0"
+    BATCH = b"allmende:batch\0\0"
+    SEEN = b"allmende:seen\0\0\0"
+    RECORD_LEAF = b"allmende:recleaf"
+    STATEMENT_LEAF = b"allmende:staleaf"
+    STATE_LEAF = b"allmende:sttleaf"
+    MERKLE_NODE = b"allmende:mrknode"
+    MERKLE_EMPTY = b"allmende:mrkvoid"
+    UNLOCK = b"allmende:unlock\0"
+    PROPOSAL = b"allmende:proposl"
+    VOUCHER = b"allmende:voucher"
+    TICK = b"allmende:tick\0\0\0"
+    OFFER = b"allmende:offer\0\0"
+    QUOTE = b"allmende:quote\0\0"
+    JOB_RECEIPT = b"allmende:jobrcpt"
+    BUDGET_REQUEST = b"allmende:budgreq"
+    MESSAGE = b"allmende:message"
+
+
+assert all(len(tag.value) == 16 for tag in Tag)
+
+
+@lru_cache(maxsize=256)
+def _prefix(tag: Tag, federation: bytes) -> Any:
+    """The hash state after tag and federation; hashlib has no public name for its type."""
+    assert len(federation) == ID_BYTES
+    return sha256(tag.value + federation)
+
+
+def compute_id(tag: Tag, federation: bytes, unsigned: bytes) -> bytes:
+    """The 32 byte id of `unsigned`, the canonical bytes of a value without its signatures."""
+    digest = _prefix(tag, federation).copy()
+    digest.update(unsigned)
+    return bytes(digest.digest())
+
+
+def compute_account_id(federation: bytes, public_key: bytes) -> bytes:
+    """An account is named by the hash of its first key; later keys don't change the name (spec 3.2)."""
+    return compute_id(Tag.ACCOUNT, federation, public_key)
+
+
+def compute_issuance_account_id(federation: bytes, member_key: bytes, epoch: int) -> bytes:
+    """The account from which a member grants in one epoch; it exists from genesis on (spec 7.4)."""
+    return compute_id(Tag.ISSUANCE, federation, member_key + epoch.to_bytes(4, "big"))

@@ -1,0 +1,159 @@
+"""What nodes say to each other to become equal: compare frontiers, then fetch exactly what is missing.
+
+A puller first sends the digest of its frontier; an equal one ends the talk with one byte. Otherwise the answer names
+the other side's heads; for each log with a head that the puller lacks it names what it has (its head, and when the
+log is forked also ids further and further back), and the other side sends what comes after, parents first, in pieces
+of bounded size. Cost grows with the difference, not with the ledger (spec 10.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import NamedTuple
+
+from protocol.codec import binary, binary_up_to, decode, encode, items, list_of, uint
+from protocol.errors import InvalidInput
+from protocol.identifiers import ID_BYTES
+from protocol.limits import BATCH_BYTES_MAX, FRONTIER_HEADS_MAX, MEMBERS_MAX, SYNC_BYTES_MAX
+from protocol.replica import Replica
+
+PROBE, PULL = 1, 2
+LOCATORS_PER_LOG_MAX = 64
+"""Positions 1, 2, 4, 8 ... before a head reach back to the start of any log."""
+
+PIECE_BATCHES_MAX = 1024
+_BATCHES_BYTES_MAX = SYNC_BYTES_MAX + BATCH_BYTES_MAX
+_REQUEST_BYTES_MAX = 1024 * 1024
+
+_MEMBER = uint(MEMBERS_MAX * 1000, 1)
+_PLACE = items(_MEMBER, uint(), binary(ID_BYTES))
+_PROBE_SHAPE = items(uint(PROBE, PROBE), binary(ID_BYTES))
+_PULL_SHAPE = items(
+    uint(PULL, PULL),
+    list_of(items(_MEMBER, list_of(items(uint(), binary(ID_BYTES)), LOCATORS_PER_LOG_MAX)), MEMBERS_MAX, 1),
+)
+_FRONTIER_SHAPE = list_of(_PLACE, FRONTIER_HEADS_MAX)
+_PIECE_SHAPE = items(uint(1), list_of(binary_up_to(BATCH_BYTES_MAX, 1), PIECE_BATCHES_MAX))
+
+
+class Place(NamedTuple):
+    """A batch's place in a log."""
+
+    member: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a header
+    batch: bytes
+
+
+class LogLocator(NamedTuple):
+    """What the puller has of one log: (index, batch id), newest first; empty when it has nothing."""
+
+    member: int
+    known: tuple[tuple[int, bytes], ...]
+
+
+class Piece(NamedTuple):
+    """Batches, parents first; `has_more` when the answer was cut at the size limit."""
+
+    has_more: int
+    batches: tuple[bytes, ...]
+
+
+def get_heads(replica: Replica) -> tuple[Place, ...]:
+    """The frontier as places, ascending."""
+    return tuple(
+        Place(member, replica.entries[head].index, head)
+        for member, heads in sorted(replica.get_frontier().items())
+        for head in heads
+    )
+
+
+def compute_frontier_digest(replica: Replica) -> bytes:
+    """Equal on two replicas exactly when they hold the same batches."""
+    return sha256(encode(get_heads(replica))).digest()
+
+
+def encode_probe(digest: bytes) -> bytes:
+    """ "Is this your frontier, too?" """
+    return encode((PROBE, digest))
+
+
+def encode_pull(locators: Iterable[LogLocator]) -> bytes:
+    """ "Send what comes after these." """
+    return encode((PULL, tuple(locators)))
+
+
+def decode_request(encoded: bytes) -> bytes | tuple[LogLocator, ...]:
+    """A probe's digest, or a pull's locators. Raises: InvalidInput."""
+    if encoded[1:2] == bytes([PROBE]):
+        return bytes(decode(_PROBE_SHAPE, encoded, _REQUEST_BYTES_MAX)[1])
+    raw = decode(_PULL_SHAPE, encoded, _REQUEST_BYTES_MAX)[1]
+    locators = tuple(LogLocator._make(locator) for locator in raw)
+    if len({locator.member for locator in locators}) != len(locators):
+        raise InvalidInput("a pull names each log once")
+    return locators
+
+
+def encode_frontier(heads: Iterable[Place]) -> bytes:
+    """The answer to a probe that differs; an equal one is answered by the empty list."""
+    return encode(tuple(heads))
+
+
+def decode_frontier(encoded: bytes) -> tuple[Place, ...]:
+    """Raises: InvalidInput."""
+    raw = decode(_FRONTIER_SHAPE, encoded, FRONTIER_HEADS_MAX * 64)
+    return tuple(Place._make(place) for place in raw)
+
+
+def encode_piece(piece: Piece) -> bytes:
+    """The answer to a pull."""
+    return encode(tuple(piece))
+
+
+def decode_piece(encoded: bytes) -> Piece:
+    """Raises: InvalidInput."""
+    return Piece._make(decode(_PIECE_SHAPE, encoded, _BATCHES_BYTES_MAX))
+
+
+def compute_locators(replica: Replica, theirs: Iterable[Place]) -> tuple[LogLocator, ...]:
+    """For each log in which the other side has a head that this replica lacks: what it has there.
+
+    Normally its own heads suffice: the other side is ahead on the same chain. When their unknown head stands at an
+    index that this replica has, the log is forked, and ids further back find the place where the branches part.
+    """
+    unknown: dict[int, int] = {}
+    for place in theirs:
+        if place.batch not in replica and place.member in replica.logs:
+            unknown[place.member] = min(place.index, unknown.get(place.member, place.index))
+    locators = []
+    for member, lowest in sorted(unknown.items()):
+        log = replica.logs[member]
+        known = [(replica.entries[head].index, head) for head in sorted(replica.heads[member])]
+        if lowest < len(log) or len(known) > 1:
+            step, index = 1, len(log) - 1
+            while index > 0:
+                index = max(0, index - step)
+                known.extend((index, batch) for batch in log[index])
+                step *= 2
+        known.sort(key=lambda place: (-place[0], place[1]))
+        locators.append(LogLocator(member, tuple(known[:LOCATORS_PER_LOG_MAX])))
+    return tuple(locators)
+
+
+def compute_missing(replica: Replica, locators: Iterable[LogLocator]) -> list[bytes]:
+    """Ids of the batches that come after what the locators name, parents first."""
+    missing: list[bytes] = []
+    for member, known in locators:
+        log = replica.logs.get(member)
+        if not log:
+            continue
+        held = [batch for _, batch in known if batch in replica]
+        if member not in replica.forks:
+            start = 1 + max((replica.entries[batch].index for batch in held), default=-1)
+            missing.extend(log[index][0] for index in range(start, len(log)))
+        else:
+            has = set(held)
+            for index in sorted(log, reverse=True):
+                has.update(replica.entries[b].parents[0] for b in log[index] if b in has and index)
+            missing.extend(batch for ids in log.values() for batch in ids if batch not in has)
+    return sorted(missing, key=lambda batch: replica.entries[batch].number)

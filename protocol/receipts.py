@@ -1,0 +1,236 @@
+"""A receipt of finality: proof on a few kilobytes, checked offline with the charter alone.
+
+It shows the record, where it was introduced, and commits of a quorum in one round, each with the signed header of the
+batch that carries it and a Merkle path. A commit quorum is enough: it holds a correct member that saw the certificate
+(spec 11). Headers of introducing batches need no signature: their hash is the name that the commits use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+from protocol.batches import (
+    HEADER_BYTES_MAX,
+    Batch,
+    compute_batch_id,
+    compute_record_leaf,
+    compute_statement_leaf,
+    decode_header,
+    is_signed_header,
+)
+from protocol.charter import Charter
+from protocol.codec import binary, binary_up_to, decode, encode, items, list_of, uint
+from protocol.errors import InvalidInput
+from protocol.identifiers import ID_BYTES
+from protocol.limits import (
+    MEMBERS_MAX,
+    PROTOCOL_VERSION,
+    RECORD_BYTES_MAX,
+    RECORDS_PER_BATCH_MAX,
+    SIGNERS_MAX,
+    STATEMENT_BYTES_MAX,
+    STATEMENTS_PER_BATCH_MAX,
+)
+from protocol.merkle import compute_levels, compute_path, compute_root_from_path
+from protocol.records import Record, decode_record
+from protocol.replica import Introduction, Replica
+from protocol.signatures import SIGNATURE_BYTES
+from protocol.statements import Commit, CommitBatch, decode_statement
+
+RECEIPT_BYTES_MAX = RECORD_BYTES_MAX + MEMBERS_MAX * 2048
+_PATH = list_of(binary(ID_BYTES), 16)
+
+
+class IntroductionProof(NamedTuple):
+    """The record stands at `position` of the batch with this header."""
+
+    header_bytes: bytes
+    signatures: tuple[bytes, ...]
+    """The record's signatures as that batch spells them; empty when they are those of the receipt's record.
+
+    Signatures are no part of an id, so a faulty writer or member can introduce one record under two spellings, and
+    correct members may commit to it through either."""
+    position: int
+    path: tuple[bytes, ...]
+
+
+class CommitProof(NamedTuple):
+    """A member's commit to the record through introduction number `introduction`."""
+
+    introduction: int
+    header_bytes: bytes
+    signature: bytes
+    statement_bytes: bytes
+    position: int
+    path: tuple[bytes, ...]
+
+
+_RECEIPT = items(
+    uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
+    binary_up_to(RECORD_BYTES_MAX, 1),
+    list_of(
+        items(
+            binary_up_to(HEADER_BYTES_MAX),
+            list_of(binary(SIGNATURE_BYTES), SIGNERS_MAX),
+            uint(RECORDS_PER_BATCH_MAX - 1),
+            _PATH,
+        ),
+        MEMBERS_MAX,
+        1,
+    ),
+    list_of(
+        items(
+            uint(MEMBERS_MAX - 1),
+            binary_up_to(HEADER_BYTES_MAX),
+            binary(SIGNATURE_BYTES),
+            binary_up_to(STATEMENT_BYTES_MAX, 1),
+            uint(STATEMENTS_PER_BATCH_MAX - 1),
+            _PATH,
+        ),
+        MEMBERS_MAX,
+        1,
+    ),
+)
+
+
+class VerifiedReceipt(NamedTuple):
+    """What a receipt proves."""
+
+    record: Record
+    attempt: int
+    members: tuple[int, ...]
+    """The members whose commits it shows, ascending."""
+
+
+def verify_receipt(charter: Charter, encoded: bytes) -> VerifiedReceipt:
+    """What the receipt proves under this charter. Raises: InvalidInput when it proves nothing."""
+    _, record_bytes, raw_introductions, raw_commits = decode(_RECEIPT, encoded, RECEIPT_BYTES_MAX)
+    record = decode_record(charter.federation, record_bytes)
+    introductions = []
+    for raw in raw_introductions:
+        introductions.append(_verify_introduction(charter, record, IntroductionProof._make(raw)))
+    members: list[int] = []
+    attempts = set()
+    for raw in raw_commits:
+        member, attempt = _verify_commit(charter, introductions, CommitProof._make(raw))
+        members.append(member)
+        attempts.add(attempt)
+    if {raw[0] for raw in raw_commits} != set(range(len(introductions))):
+        raise InvalidInput("the receipt holds an introduction that no commit in it uses")
+    if members != sorted(set(members)):
+        raise InvalidInput("the commits must stand in ascending order of their members, each once")
+    if len(attempts) != 1:
+        raise InvalidInput("the commits don't belong to one round")
+    weight = sum(charter.weights[member] for member in members)
+    if weight < charter.quorum:
+        raise InvalidInput(f"commits of weight {weight} are no quorum; {charter.quorum} is needed")
+    return VerifiedReceipt(record, attempts.pop(), tuple(members))
+
+
+def _verify_introduction(charter: Charter, record: Record, proof: IntroductionProof) -> tuple[bytes, int]:
+    """(batch id, position) at which the record was introduced."""
+    header = decode_header(proof.header_bytes)
+    if proof.signatures == record.signatures:
+        raise InvalidInput("signatures that equal the record's are left out")
+    leaf = compute_record_leaf(record, proof.signatures or record.signatures)
+    if compute_root_from_path(leaf, proof.position, header.record_count, proof.path) != header.record_root:
+        raise InvalidInput("the record does not stand in the batch that the receipt names")
+    return compute_batch_id(charter.federation, proof.header_bytes), proof.position
+
+
+def _verify_commit(charter: Charter, introductions: list[tuple[bytes, int]], proof: CommitProof) -> tuple[int, int]:
+    """(member, attempt) of a commit to the record."""
+    if proof.introduction >= len(introductions):
+        raise InvalidInput("a commit names an introduction that the receipt does not hold")
+    batch_id, position = introductions[proof.introduction]
+    header = decode_header(proof.header_bytes)
+    own_id = compute_batch_id(charter.federation, proof.header_bytes)
+    if not is_signed_header(charter, header, own_id, proof.signature):
+        raise InvalidInput("a batch in the receipt is not signed by a member of this federation")
+    leaf = compute_statement_leaf(proof.statement_bytes)
+    root = compute_root_from_path(leaf, proof.position, header.statement_count, proof.path)
+    if root != header.statement_root:
+        raise InvalidInput("a commit does not stand in the batch that the receipt names")
+    statement = decode_statement(proof.statement_bytes)
+    if isinstance(statement, CommitBatch):
+        is_covered, attempt = not statement.excluded >> position & 1, 0
+    elif isinstance(statement, Commit):
+        is_covered, attempt = statement.position == position, statement.attempt
+    else:
+        raise InvalidInput("a statement in the receipt is no commit")
+    if not is_covered or (statement.batch or own_id) != batch_id:
+        raise InvalidInput("a commit in the receipt speaks of another record")
+    return header.member, attempt
+
+
+class ProvableBatch:
+    """A batch with its Merkle trees, computed once for all the receipts that need it."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    @cached_property
+    def record_levels(self) -> list[Sequence[bytes]]:
+        """The tree over the records."""
+        return compute_levels([compute_record_leaf(record) for record in self.batch.records])
+
+    @cached_property
+    def statement_levels(self) -> list[Sequence[bytes]]:
+        """The tree over the statements."""
+        return compute_levels([compute_statement_leaf(content) for content in self.batch.statement_bytes])
+
+
+def build_receipt(replica: Replica, record_id: bytes, fetch: Callable[[bytes], ProvableBatch]) -> bytes:
+    """The smallest receipt that this replica can give for a final record.
+
+    `fetch` reads a stored batch. Of the members that committed, the heaviest that make a quorum are shown.
+    """
+    located = replica.get_introductions(record_id)
+    chosen = _choose_commits(replica, located)
+    used = sorted({number for number, *_ in chosen})
+    first, first_position = located[used[0]]
+    record = fetch(first.batch).batch.records[first_position]
+    introductions = []
+    for number in used:
+        introduction, position = located[number]
+        provable = fetch(introduction.batch)
+        spelled = provable.batch.records[position].signatures
+        signatures = () if spelled == record.signatures else spelled
+        path = compute_path(provable.record_levels, position)
+        introductions.append((provable.batch.header_bytes, signatures, position, path))
+    commits = []
+    for number, _member, batch_id, position in sorted(chosen, key=lambda item: item[1]):
+        provable = fetch(batch_id)
+        commits.append(
+            (
+                used.index(number),
+                provable.batch.header_bytes,
+                provable.batch.signature,
+                provable.batch.statement_bytes[position],
+                position,
+                compute_path(provable.statement_levels, position),
+            )
+        )
+    return encode((PROTOCOL_VERSION, record.encoded, tuple(introductions), tuple(commits)))
+
+
+def _choose_commits(replica: Replica, located: Iterable[tuple[Introduction, int]]) -> list[tuple[int, int, bytes, int]]:
+    """(introduction number, member, batch, statement position) of a quorum in the first round that has one."""
+    weights = replica.charter.weights
+    by_attempt: dict[int, dict[int, tuple[int, int, bytes, int]]] = {}
+    for number, (introduction, position) in enumerate(located):
+        for spoken in introduction.commit_statements:
+            if spoken.mask >> position & 1:
+                members = by_attempt.setdefault(spoken.attempt, {})
+                members.setdefault(spoken.member, (number, spoken.member, spoken.batch, spoken.position))
+    for attempt in sorted(by_attempt):
+        heaviest = sorted(by_attempt[attempt].values(), key=lambda item: (item[0], -weights[item[1]], item[1]))
+        chosen, weight = [], 0
+        for commit in heaviest:
+            chosen.append(commit)
+            weight += weights[commit[1]]
+            if weight >= replica.charter.quorum:
+                return chosen
+    raise AssertionError("a final record has a commit quorum")

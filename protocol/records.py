@@ -1,0 +1,408 @@
+"""Everything that changes an account is a record: signed by its writer, permanent, in a numbered slot.
+
+A record claims one slot = (scope, sequence). Its encoding ends with the signatures, which sign the id, and the id is
+the hash of everything before them; so ids are slices and no relay can swap a signature unnoticed (spec 3).
+
+    record = [version, kind, epoch, scope, sequence, prev, body, signers, signatures]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum, unique
+from typing import Any, NamedTuple
+
+from protocol.codec import (
+    Shape,
+    binary,
+    check_canonical,
+    encode,
+    items,
+    list_of,
+    optional_binary,
+    set_of,
+    text,
+    uint,
+    unpack,
+)
+from protocol.credits import AMOUNT_MAX
+from protocol.errors import InvalidInput
+from protocol.identifiers import ID_BYTES, Tag, compute_id
+from protocol.limits import (
+    DRAWS_MAX,
+    EPOCHS_MAX,
+    GRACE_SECONDS_MAX,
+    JOB_CLASS_BYTES_MAX,
+    JOB_CLASSES_MAX,
+    MEMBERS_MAX,
+    MEMO_BYTES_MAX,
+    NAME_BYTES_MAX,
+    OUTPUTS_MAX,
+    PROTOCOL_VERSION,
+    PURPOSE_BYTES_MAX,
+    RECORD_BYTES_MAX,
+    SIGNERS_MAX,
+)
+from protocol.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signer, is_valid_signature
+
+NONE = b""
+"""How "none" is spelled where an id may stand (spec 2.1)."""
+
+
+@unique
+class Kind(IntEnum):
+    """What a record does. Numbers 8 to 14 are reserved for leave, reclaim-request, reclaim, suspend, reinstate,
+    amend and rotate (spec 7)."""
+
+    TRANSFER = 1
+    PROGRAM = 2
+    ENROL = 3
+    GRANT = 4
+    SPONSOR = 5
+    HOLD = 6
+    SETTLE = 7
+
+
+@unique
+class ScopeKind(IntEnum):
+    """What a sequence of slots belongs to; the first byte of a scope (spec 3.2)."""
+
+    ACCOUNT = 1
+    HOLD = 2
+    PERSON = 3
+    CHARTER = 4
+
+
+SCOPE_BYTES = 1 + ID_BYTES
+
+
+def account_scope(account: bytes) -> bytes:
+    """The scope of an account, an issuance account included."""
+    return b"\x01" + account
+
+
+def hold_scope(hold: bytes) -> bytes:
+    """The scope of the one slot that ends a hold."""
+    return b"\x02" + hold
+
+
+def person_scope(tag: bytes) -> bytes:
+    """The scope of a person's enrolments, named by a random tag."""
+    return b"\x03" + tag
+
+
+class Lot(NamedTuple):
+    """Credits of one origin: the program that granted them, or none, and the last epoch in which they may be spent,
+    or 0 for no end (spec 7.1)."""
+
+    program: bytes
+    expiry_epoch: int
+
+
+FREE_LOT = Lot(NONE, 0)
+"""Credits without a program and without an end: what donors earn and what issuance accounts hold."""
+
+
+class Output(NamedTuple):
+    """A transfer's payment of `amount` millicredits of the lot (program, expiry_epoch) to `account`."""
+
+    account: bytes
+    program: bytes
+    expiry_epoch: int
+    amount: int
+
+
+class Transfer(NamedTuple):
+    """Pays out of the writer's lots."""
+
+    outputs: tuple[Output, ...]
+    memo: str
+
+
+class Program(NamedTuple):
+    """Declares a compute budget; its id is the record's id."""
+
+    name: str
+    purpose: str
+    allowance: int
+    """Millicredits that one person may be granted per epoch."""
+    expiry_epochs: int
+    """Epochs after the grant's own in which the credits can still be spent; 0 to EPOCHS_MAX."""
+    is_transferable: int
+    job_classes: tuple[str, ...]
+    """Classes of jobs that the credits may buy; empty = all."""
+
+
+class Enrol(NamedTuple):
+    """A member declares a person, known by a random tag only, to own an account."""
+
+    member: int
+    account: bytes
+
+
+class GrantOutput(NamedTuple):
+    """`amount` millicredits for the person of `enrolment` (a record's id), whose account is `account`."""
+
+    enrolment: bytes
+    account: bytes
+    amount: int
+
+
+class Grant(NamedTuple):
+    """Pays allowances out of the member's issuance account of this epoch, as the lot (program, expiry_epoch)."""
+
+    program: bytes
+    expiry_epoch: int
+    outputs: tuple[GrantOutput, ...]
+
+
+class Sponsor(NamedTuple):
+    """A member vouches for a donor's account until the end of an epoch."""
+
+    donor: bytes
+    until_epoch: int
+
+
+class Draw(NamedTuple):
+    """`amount` millicredits of one of the payer's lots, put into an escrow."""
+
+    program: bytes
+    expiry_epoch: int
+    amount: int
+
+
+class Terms(NamedTuple):
+    """What payer and payee agreed on before the hold (spec 7.6)."""
+
+    charter_version: int
+    """Version whose rate table priced the quote."""
+    quote: bytes
+    """Id of the quote."""
+    meter_key: bytes
+    """Public key that signs the vouchers."""
+    grace_seconds: int
+    acceptable_use: bytes
+    """Hash of the acceptable-use policy that the job accepts."""
+    sponsor: bytes
+    """Id of the record by which a member vouches for the payee."""
+    job_class: str
+
+
+class Hold(NamedTuple):
+    """Moves funds into an escrow for a payee."""
+
+    payee: bytes
+    draws: tuple[Draw, ...]
+    terms: Terms
+
+
+class Settle(NamedTuple):
+    """Ends a hold: pays the payee by the last voucher and returns the rest (spec 7.7)."""
+
+    voucher_sequence: int
+    amount: int
+    """Cumulative millicredits of the voucher."""
+    voucher_signature: bytes
+    gift_program: bytes
+    gift_amount: int
+    """Share of `amount` that goes to the program's member's issuance account; 0 without a program."""
+    job_receipt: bytes
+    """Id of the job's receipt, or none."""
+
+
+Body = Transfer | Program | Enrol | Grant | Sponsor | Hold | Settle
+
+_ID = binary(ID_BYTES)
+_OPTIONAL_ID = optional_binary(ID_BYTES)
+_AMOUNT = uint(AMOUNT_MAX, 1)
+_EXPIRY = uint(2 * EPOCHS_MAX)
+_EPOCH = uint(EPOCHS_MAX, 1)
+_LABEL = text(JOB_CLASS_BYTES_MAX, 1)
+
+_BODY_SHAPES: dict[int, Shape] = {
+    Kind.TRANSFER: items(list_of(items(_ID, _OPTIONAL_ID, _EXPIRY, _AMOUNT), OUTPUTS_MAX, 1), text(MEMO_BYTES_MAX)),
+    Kind.PROGRAM: items(
+        text(NAME_BYTES_MAX, 1),
+        text(PURPOSE_BYTES_MAX),
+        _AMOUNT,
+        uint(EPOCHS_MAX),
+        uint(1),
+        set_of(_LABEL, JOB_CLASSES_MAX),
+    ),
+    Kind.ENROL: items(uint(MEMBERS_MAX * 1000, 1), _ID),
+    Kind.GRANT: items(_ID, _EXPIRY, list_of(items(_ID, _ID, _AMOUNT), OUTPUTS_MAX, 1)),
+    Kind.SPONSOR: items(_ID, _EPOCH),
+    Kind.HOLD: items(
+        _ID,
+        list_of(items(_OPTIONAL_ID, _EXPIRY, _AMOUNT), DRAWS_MAX, 1),
+        items(uint(), _ID, binary(PUBLIC_KEY_BYTES), uint(GRACE_SECONDS_MAX, 1), _ID, _ID, _LABEL),
+    ),
+    Kind.SETTLE: items(uint(), uint(AMOUNT_MAX), binary(SIGNATURE_BYTES), _OPTIONAL_ID, uint(AMOUNT_MAX), _OPTIONAL_ID),
+}
+
+_SCOPE_KINDS = {
+    Kind.TRANSFER: ScopeKind.ACCOUNT,
+    Kind.PROGRAM: ScopeKind.ACCOUNT,
+    Kind.ENROL: ScopeKind.PERSON,
+    Kind.GRANT: ScopeKind.ACCOUNT,
+    Kind.SPONSOR: ScopeKind.ACCOUNT,
+    Kind.HOLD: ScopeKind.ACCOUNT,
+    Kind.SETTLE: ScopeKind.HOLD,
+}
+
+_SIGNER_COUNTS = {kind: 2 if kind is Kind.ENROL else 1 for kind in Kind}
+
+_RECORD = items(
+    uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
+    uint(max(Kind), 1),
+    _EPOCH,
+    binary(SCOPE_BYTES),
+    uint(),
+    _OPTIONAL_ID,
+    lambda _body: None,
+    list_of(binary(PUBLIC_KEY_BYTES), SIGNERS_MAX, 1),
+    list_of(binary(SIGNATURE_BYTES), SIGNERS_MAX, 1),
+)
+
+
+def _make_body(kind: int, raw: tuple[Any, ...]) -> Body:
+    match kind:
+        case Kind.TRANSFER:
+            return Transfer(tuple(map(Output._make, raw[0])), raw[1])
+        case Kind.PROGRAM:
+            return Program._make(raw)
+        case Kind.ENROL:
+            return Enrol._make(raw)
+        case Kind.GRANT:
+            return Grant(raw[0], raw[1], tuple(map(GrantOutput._make, raw[2])))
+        case Kind.SPONSOR:
+            return Sponsor._make(raw)
+        case Kind.HOLD:
+            return Hold(raw[0], tuple(map(Draw._make, raw[1])), Terms._make(raw[2]))
+        case _:
+            return Settle._make(raw)
+
+
+class Record(NamedTuple):
+    """A well-formed record. Its signatures are not yet checked: that is a voting rule (spec 4.5)."""
+
+    kind: int
+    epoch: int
+    scope: bytes
+    sequence: int
+    prev: bytes
+    body: Body
+    signers: tuple[bytes, ...]
+    signatures: tuple[bytes, ...]
+    id: bytes
+    encoded: bytes
+
+    @property
+    def account(self) -> bytes:
+        """The id in the scope: an account's, a hold's or a person's tag."""
+        return self.scope[1:]
+
+    @property
+    def signature_tail(self) -> bytes:
+        """The last element of the encoding: the signatures."""
+        return self.encoded[-_tail_bytes(len(self.signatures)) :]
+
+
+def _tail_bytes(signature_count: int) -> int:
+    return 1 + signature_count * (2 + SIGNATURE_BYTES)
+
+
+def decode_record(federation: bytes, encoded: bytes) -> Record:
+    """The record that `encoded` spells. Raises: InvalidInput when it is not well-formed (spec 3.3)."""
+    raw = unpack(encoded, RECORD_BYTES_MAX)
+    _RECORD(raw)
+    _, kind, epoch, scope, sequence, prev, raw_body, signers, signatures = raw
+    _BODY_SHAPES[kind](raw_body)
+    check_canonical(raw, encoded)
+    if scope[0] != _SCOPE_KINDS[kind]:
+        raise InvalidInput(f"a {Kind(kind).name.lower()} can't stand in a scope of kind {scope[0]}")
+    if len(signers) != _SIGNER_COUNTS[kind] or len(signatures) != len(signers):
+        raise InvalidInput("wrong number of signers or signatures")
+    if sequence and scope[0] == ScopeKind.HOLD:
+        raise InvalidInput("a hold has one slot, number 0")
+    if (sequence == 0) != (prev == NONE):
+        raise InvalidInput("the first slot of a scope has no predecessor, every other slot has one")
+    record_id = compute_id(Tag.RECORD, federation, encoded[: -_tail_bytes(len(signatures))])
+    body = _make_body(kind, raw_body)
+    return Record(kind, epoch, scope, sequence, prev, body, signers, signatures, record_id, encoded)
+
+
+class RecordDraft(NamedTuple):
+    """What a wallet wants to sign."""
+
+    kind: Kind
+    epoch: int
+    scope: bytes
+    sequence: int
+    prev: bytes
+    body: Body
+    signers: tuple[bytes, ...]
+
+    @property
+    def unsigned(self) -> bytes:
+        """The bytes that the id hashes: the encoding without its last element."""
+        head = (PROTOCOL_VERSION, int(self.kind), *self[1:], ())
+        return encode(head)[:-1]
+
+    def compute_id(self, federation: bytes) -> bytes:
+        """The id that every signer signs."""
+        return compute_id(Tag.RECORD, federation, self.unsigned)
+
+    def assemble(self, federation: bytes, signatures: Sequence[bytes]) -> Record:
+        """The record with its signatures. Raises: InvalidInput when it would not be well-formed."""
+        tail = encode(tuple(signatures))
+        return decode_record(federation, self.unsigned + tail)
+
+
+def sign_record(federation: bytes, draft: RecordDraft, keys: Sequence[Signer]) -> Record:
+    """The record signed by all its signers' private keys, in the order of `draft.signers`."""
+    record_id = draft.compute_id(federation)
+    return draft.assemble(federation, [key.sign(record_id) for key in keys])
+
+
+def has_valid_signatures(record: Record) -> bool:
+    """True when every signer signed this record's id. The costliest rule: about 70 us a signature."""
+    return all(
+        is_valid_signature(signer, record.id, signature)
+        for signer, signature in zip(record.signers, record.signatures, strict=True)
+    )
+
+
+def get_outgoing(record: Record) -> dict[Lot, int]:
+    """Millicredits by lot that the record takes out of its own scope's account; empty when it takes none."""
+    body = record.body
+    total: dict[Lot, int] = {}
+    if isinstance(body, Transfer):
+        for output in body.outputs:
+            lot = Lot(output.program, output.expiry_epoch)
+            total[lot] = total.get(lot, 0) + output.amount
+    elif isinstance(body, Hold):
+        for draw in body.draws:
+            lot = Lot(draw.program, draw.expiry_epoch)
+            total[lot] = total.get(lot, 0) + draw.amount
+    elif isinstance(body, Grant):
+        total[FREE_LOT] = sum(output.amount for output in body.outputs)
+    return total
+
+
+def get_named_records(record: Record) -> tuple[tuple[Kind, bytes], ...]:
+    """Kind and id of the records that must have applied before this one, beside its predecessor (spec 6.2)."""
+    body = record.body
+    if isinstance(body, Grant):
+        return ((Kind.PROGRAM, body.program), *((Kind.ENROL, output.enrolment) for output in body.outputs))
+    if isinstance(body, Hold):
+        return ((Kind.SPONSOR, body.terms.sponsor),)
+    if isinstance(body, Settle):
+        hold = (Kind.HOLD, record.account)
+        return (hold, (Kind.PROGRAM, body.gift_program)) if body.gift_program else (hold,)
+    return ()
+
+
+def compute_voucher_id(federation: bytes, hold: bytes, sequence: int, amount: int) -> bytes:
+    """What the hold's meter key signs: at tick `sequence`, `amount` millicredits in all are due (spec 7.7)."""
+    return compute_id(Tag.VOUCHER, federation, encode((hold, sequence, amount)))

@@ -1,0 +1,272 @@
+"""A replica of the federation's state: a set of batches, and everything that follows from it.
+
+The set grows only, by batches whose `prev` and `seen` are already in it (closed under references); joining two
+replicas is the union of their sets. All else (tallies, finality, balances) is a pure function of the set, so two
+replicas that hold the same batches have the same state, byte for byte: a CRDT (spec 4.1, proof in 4.6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from protocol.batches import Batch
+from protocol.charter import Charter
+from protocol.codec import encode
+from protocol.equivocation import ForkEvidence, build_fork_evidence
+from protocol.finality import CommitStatement, Tally, full_mask, iterate_positions
+from protocol.identifiers import Tag
+from protocol.ledger import Ledger
+from protocol.merkle import compute_leaf, compute_root
+from protocol.records import Record
+from protocol.statements import Commit, CommitBatch, Statement, Vote, VoteBatch
+
+Round = tuple[int, bytes, int]
+"""Votes that add up: (attempt, batch and position of the proposal); (0, none, 0) for the first attempt."""
+
+FIRST_ROUND: Round = (0, b"", 0)
+
+FetchBatch = Callable[[bytes], Batch]
+"""Reads an admitted batch from the store by its id."""
+
+
+class Introduction:
+    """The records that one batch brought into the ledger, and what members said of them."""
+
+    __slots__ = ("aliases", "batch", "commit_statements", "commits", "final", "ids", "records", "votes")
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch.id
+        self.ids = tuple([record.id for record in batch.records])
+        self.records: dict[int, Record] = dict(enumerate(batch.records))
+        """Position -> record, until it is final."""
+        self.votes: dict[Round, Tally] = {}
+        self.commits: dict[int, Tally] = {}
+        """Attempt -> tally."""
+        self.commit_statements: list[CommitStatement] = []
+        self.final = 0
+        """Positions that are final."""
+        self.aliases: dict[int, tuple[Introduction, int]] = {}
+        """Positions whose record another batch introduced here before: all weight is counted there."""
+
+
+class LogEntry(NamedTuple):
+    """What a replica remembers of a batch; its bytes are in the store."""
+
+    number: int
+    """Order of admission at this replica: parents always have lower numbers."""
+    member: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a header
+    parents: tuple[bytes, ...]
+
+
+class Admission(NamedTuple):
+    """What one batch changed."""
+
+    batch: Batch
+    introduction: Introduction | None
+    certified: list[tuple[Introduction, int]]
+    """Records that got a certificate at attempt 0, as masks of positions."""
+    final: list[tuple[Introduction, int]]
+    applied: list[Record]
+    touched: list[bytes]
+    fork: ForkEvidence | None
+
+
+class Replica:
+    """The set of admitted batches and its state."""
+
+    def __init__(self, charter: Charter) -> None:
+        self.charter = charter
+        self.federation = charter.federation
+        self.ledger = Ledger(charter)
+        self.entries: dict[bytes, LogEntry] = {}
+        self.logs: dict[int, dict[int, list[bytes]]] = {number: {} for number in charter.members}
+        """Member -> index -> ids of its batches there; more than one is a fork."""
+        self.heads: dict[int, set[bytes]] = {number: set() for number in charter.members}
+        """Member -> batches of its log that no other batch of it continues."""
+        self.forks: dict[int, ForkEvidence] = {}
+        self.final_count = 0
+        self._introductions: dict[bytes, Introduction] = {}
+        self._located: dict[bytes, tuple[Introduction, int]] = {}
+        self._repeated: dict[bytes, list[tuple[Introduction, int]]] = {}
+        self._deferred: dict[bytes, list[tuple[int, bytes, int, Statement]]] = {}
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def __contains__(self, batch_id: object) -> bool:
+        return batch_id in self.entries
+
+    def get_missing_parents(self, batch: Batch) -> list[bytes]:
+        """Batches that must be admitted before this one."""
+        return [parent for parent in batch.parents if parent not in self.entries]
+
+    def is_linked(self, batch: Batch, arriving: Mapping[bytes, Batch]) -> bool:
+        """True when `prev` is the batch of the same log at the index before; its parents are here or `arriving`.
+
+        Without this a member could branch its log at two different indexes, and no proof would convict it.
+        """
+        header = batch.header
+        if not header.prev:
+            return True
+        entry = self.entries.get(header.prev)
+        if entry is not None:
+            return (entry.member, entry.index) == (header.member, header.index - 1)
+        before = arriving[header.prev].header
+        return (before.member, before.index) == (header.member, header.index - 1)
+
+    def get_introduction(self, batch_id: bytes) -> Introduction | None:
+        """The records of an admitted batch."""
+        return self._introductions.get(batch_id)
+
+    def locate(self, record_id: bytes) -> tuple[Introduction, int] | None:
+        """Where a record stands, if any admitted batch introduced it."""
+        return self._located.get(record_id)
+
+    def get_introductions(self, record_id: bytes) -> list[tuple[Introduction, int]]:
+        """Every batch and position that introduced a record."""
+        located = self._located.get(record_id)
+        return [located, *self._repeated.get(record_id, ())] if located else []
+
+    def get_open_introductions(self) -> list[Introduction]:
+        """The introductions that hold a record which is not final."""
+        return [introduction for introduction in self._introductions.values() if introduction.records]
+
+    def is_final(self, record_id: bytes) -> bool:
+        """True when commits of a quorum in one round stand behind the record."""
+        located = self._located.get(record_id)
+        return located is not None and bool(located[0].final >> located[1] & 1)
+
+    def get_frontier(self) -> dict[int, tuple[bytes, ...]]:
+        """The heads of every log that is not empty, sorted: two closed sets are equal when these are."""
+        return {member: tuple(sorted(heads)) for member, heads in self.heads.items() if heads}
+
+    # -- growing ------------------------------------------------------------------------------------------------
+
+    def admit(self, batch: Batch, fetch: FetchBatch) -> Admission | None:
+        """Add a batch to the set; None when it is there already.
+
+        The caller has checked the member's signature and its place (`is_linked`), and stored the batch. `fetch` reads
+        a stored batch by its id; it is asked only when a fork is found. Requires: no missing parent.
+        """
+        if batch.id in self.entries:
+            return None
+        assert not self.get_missing_parents(batch), "the set stays closed"
+        header = batch.header
+        fork = self._extend_log(batch, fetch)
+        admission = Admission(batch, self._introduce(batch), [], [], [], [], fork)
+        for position, statement in enumerate(batch.statements):
+            self._count(header.member, batch.id, position, statement, admission)
+        for deferred in self._deferred.pop(batch.id, ()):
+            self._count(*deferred, admission)
+        return admission
+
+    def _extend_log(self, batch: Batch, fetch: FetchBatch) -> ForkEvidence | None:
+        header = batch.header
+        self.entries[batch.id] = LogEntry(len(self.entries), header.member, header.index, batch.parents)
+        siblings = self.logs[header.member].setdefault(header.index, [])
+        siblings.append(batch.id)
+        heads = self.heads[header.member]
+        heads.discard(header.prev)
+        heads.add(batch.id)
+        if len(siblings) > 1 and header.member not in self.forks:
+            self.forks[header.member] = build_fork_evidence(fetch(siblings[0]), batch)
+            return self.forks[header.member]
+        return None
+
+    def _introduce(self, batch: Batch) -> Introduction | None:
+        if not batch.records:
+            return None
+        introduction = Introduction(batch)
+        self._introductions[batch.id] = introduction
+        for position, record_id in enumerate(introduction.ids):
+            located = self._located.setdefault(record_id, (introduction, position))
+            if located[0] is not introduction:
+                introduction.aliases[position] = located
+                del introduction.records[position]
+                self._repeated.setdefault(record_id, []).append((introduction, position))
+        return introduction
+
+    def _count(self, member: int, batch_id: bytes, position: int, statement: Statement, admission: Admission) -> None:
+        """Count a vote or commit; when the batch that it speaks of is not here yet, keep it until it is."""
+        if not isinstance(statement, (VoteBatch, CommitBatch, Vote, Commit)):
+            return
+        target = statement.batch or batch_id
+        if target not in self.entries:
+            self._deferred.setdefault(target, []).append((member, batch_id, position, statement))
+            return
+        introduction = self._introductions.get(target)
+        if introduction is None:
+            return
+        everything = full_mask(len(introduction.ids))
+        if isinstance(statement, (VoteBatch, CommitBatch)):
+            mask, attempt = everything & ~statement.excluded, 0
+        else:
+            mask, attempt = everything & 1 << statement.position, statement.attempt
+        if isinstance(statement, (VoteBatch, Vote)):
+            vote_round = FIRST_ROUND
+            if isinstance(statement, Vote) and attempt:
+                vote_round = (attempt, statement.proposal_batch or batch_id, statement.proposal_position)
+            self._count_votes(member, vote_round, introduction, mask, admission)
+        else:
+            spoken = CommitStatement(member, batch_id, position, attempt, mask)
+            introduction.commit_statements.append(spoken)
+            self._count_commits(member, attempt, introduction, mask, admission)
+
+    def _split_aliases(self, introduction: Introduction, mask: int) -> Iterable[tuple[Introduction, int]]:
+        """Where the weight of `mask` is counted: here, or where a repeated record was introduced first."""
+        for position, (original, original_position) in introduction.aliases.items():
+            if mask >> position & 1:
+                mask &= ~(1 << position)
+                yield original, 1 << original_position
+        yield introduction, mask
+
+    def _count_votes(
+        self, member: int, vote_round: Round, introduction: Introduction, mask: int, admission: Admission
+    ) -> None:
+        weight = self.charter.weights[member]
+        for counted, positions in self._split_aliases(introduction, mask):
+            tally = counted.votes.setdefault(vote_round, Tally())
+            reached = tally.add(member, weight, positions, self.charter.quorum)
+            if reached and vote_round == FIRST_ROUND:
+                admission.certified.append((counted, reached))
+
+    def _count_commits(
+        self, member: int, attempt: int, introduction: Introduction, mask: int, admission: Admission
+    ) -> None:
+        weight = self.charter.weights[member]
+        for counted, positions in self._split_aliases(introduction, mask):
+            tally = counted.commits.setdefault(attempt, Tally())
+            reached = tally.add(member, weight, positions, self.charter.quorum) & ~counted.final
+            if reached:
+                counted.final |= reached
+                admission.final.append((counted, reached))
+                for position in iterate_positions(reached):
+                    self.final_count += 1
+                    progress = self.ledger.offer(counted.records.pop(position))
+                    admission.applied.extend(progress.applied)
+                    admission.touched.extend(progress.touched)
+
+    # -- comparing ----------------------------------------------------------------------------------------------
+
+    def compute_state_root(self) -> bytes:
+        """The hash of the whole state: the ledger, and what was said about every record that is not final."""
+        leaves = self.ledger.compute_state_leaves()
+        for introduction in self._introductions.values():
+            for position in introduction.records:
+                leaves += _open_leaves(introduction, position)
+        return compute_root(sorted(leaves))
+
+
+def _open_leaves(introduction: Introduction, position: int) -> list[bytes]:
+    record_id = introduction.ids[position]
+    facts: list[tuple[object, ...]] = [("open", record_id)]
+    for vote_round, tally in introduction.votes.items():
+        members = tuple(sorted(m for m, mask in tally.masks.items() if mask >> position & 1))
+        if members:
+            facts.append(("votes", record_id, *vote_round, members))
+    for attempt, tally in introduction.commits.items():
+        members = tuple(sorted(m for m, mask in tally.masks.items() if mask >> position & 1))
+        if members:
+            facts.append(("commits", record_id, attempt, members))
+    return [compute_leaf(Tag.STATE_LEAF, encode(fact)) for fact in facts]

@@ -1,0 +1,185 @@
+"""A whole job, both sides, in a real sandbox: quote, hold, run, tick, voucher, results, receipt, settlement."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from typing import Any
+
+import pytest
+import trio
+
+from node.donor.job_file import JobFile
+from node.errors import UserError
+from node.wallet.following import Follower, unpack_outputs
+from node.wallet.job_receipts import verify_job
+from node.wallet.job_records import load_job
+from node.wallet.job_spec import read_job_file
+from node.wallet.jobs import hold_job, open_job, plan_job, start_job
+from protocol.metering import JobState
+from protocol.receipts import verify_receipt
+
+pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
+
+FUNDS = 10**6
+WEIGHT = 1000  # of the machine in conftest.py
+
+
+class Payer:
+    """A person's side, which works in a thread as the commands do."""
+
+    def __init__(self, wallet, fake_node):
+        self.wallet = wallet
+        self.connect = lambda url: fake_node
+        self.log = bytearray()
+        self.told: list[str] = []
+        self.job: Any = None
+
+    def begin(self, path):
+        spec = read_job_file(path)
+        plan = plan_job(self.wallet, spec)
+        self.job = open_job(self.wallet, plan, self.connect)
+        hold_job(self.wallet, self.wallet.unlock(None), self.job, spec)
+        start_job(self.wallet, self.job, self.connect)
+
+    def follow(self):
+        follower = Follower(self.wallet, self.job, self.connect, self.log.extend, self.told.append)
+        follower.follow()
+
+    def run(self, path):
+        self.begin(path)
+        self.follow()
+
+
+@pytest.fixture
+def payer(wallet, fake_node, person_key, donor_account):
+    fake_node.fund(person_key, FUNDS)
+    fake_node.sponsor(donor_account)
+    return Payer(wallet, fake_node)
+
+
+async def run_in_thread(action, *arguments):
+    with trio.fail_after(60):
+        await trio.to_thread.run_sync(action, *arguments, abandon_on_cancel=True)
+
+
+async def test_a_whole_job_is_run_metered_paid_and_proven(
+    fake_node, donor_home, payer, write_job, donor_account, tmp_path, start_agent
+):
+    path = write_job("echo working; sleep 2.5; wc -c < input.txt > out/count; echo $GREETING", envs="{GREETING: bye}")
+    async with start_agent():
+        await run_in_thread(payer.run, path)
+    job, wallet = payer.job, payer.wallet
+    receipt = job.decode_receipt(wallet)
+    assert receipt.state is JobState.DONE
+    assert receipt.exit_status == 0
+    assert receipt.meter_signature
+    assert job.dispute == ""
+    assert payer.log == b"working\nbye\n"
+    assert unpack_outputs(wallet, job, tmp_path / "results") == 1
+    assert (tmp_path / "results" / "count").read_text() == "6\n"
+    assert len(job.ticks) >= 3
+    assert job.paid == receipt.amount == fake_node.get_hold().paid
+    assert receipt.wall_ms >= 2500
+    assert receipt.amount == -(-receipt.wall_ms * WEIGHT * 15 // 240_000)
+    assert fake_node.get_balance(donor_account) == job.paid
+    assert fake_node.get_balance(wallet.account) == FUNDS - job.paid
+    settle = verify_receipt(wallet.charter, job.settle_receipt).record
+    proven = verify_job(wallet.charter, settle, job.hold_receipt, job.receipt)
+    assert (proven.payer, proven.payee) == (wallet.account, donor_account)
+    assert load_job(wallet, job.job_id[:4]) == job
+
+
+async def test_a_job_that_fails_by_its_own_fault_is_charged(fake_node, donor_home, payer, write_job, start_agent):
+    async with start_agent():
+        await run_in_thread(payer.run, write_job("echo no >&2; exit 3"))
+    receipt = payer.job.decode_receipt(payer.wallet)
+    assert (receipt.state, receipt.exit_status) == (JobState.USER_FAILED, 3)
+    assert payer.job.paid == receipt.amount > 0
+    assert payer.log == b"no\n"
+
+
+async def test_after_the_agent_is_killed_the_payer_gets_everything_back(
+    fake_node, donor_home, payer, write_job, donor_account, start_agent
+):
+    path = write_job("echo up; sleep 50")
+    async with start_agent() as agent:
+        await run_in_thread(payer.begin, path)
+        with trio.fail_after(20):
+            while not any(run.document.state == JobState.RUNNING for run in agent._jobs.values()):
+                await trio.sleep(0.05)
+    assert fake_node.get_hold().is_open
+    async with start_agent():
+        await run_in_thread(payer.follow)
+    receipt = payer.job.decode_receipt(payer.wallet)
+    assert receipt.state is JobState.DONOR_FAILED
+    assert receipt.amount == payer.job.paid == 0
+    assert fake_node.get_balance(payer.wallet.account) == FUNDS
+    assert fake_node.get_balance(donor_account) == 0
+
+
+async def test_a_settlement_that_was_signed_before_a_crash_is_sent_again_byte_for_byte(
+    fake_node, donor_home, payer, write_job, start_agent
+):
+    reached, seen = threading.Event(), []
+
+    def refuse_settle(record):
+        if record.scope[0] == 2:
+            seen.append(record.encoded)
+            reached.set()
+            raise UserError("the node has a bad day")
+
+    fake_node.on_submit = refuse_settle
+    follower = None
+    async with start_agent():
+        await run_in_thread(payer.begin, write_job("true"))
+        follower = threading.Thread(target=payer.follow, daemon=True)
+        follower.start()
+        with trio.fail_after(30):
+            while not reached.is_set():
+                await trio.sleep(0.05)
+    fake_node.on_submit = lambda record: seen.append(record.encoded)
+    async with start_agent():
+        await run_in_thread(follower.join)
+    assert payer.job.state == "SETTLED"
+    assert len(set(seen)) == 1
+
+
+async def test_a_payer_who_falls_silent_stops_the_job(
+    fake_node, donor_home, payer, write_job, donor_account, start_agent
+):
+    path = write_job("sleep 50")
+    async with start_agent():
+        await run_in_thread(payer.begin, path)
+        with trio.fail_after(20):
+            while not any(job.document.receipt for job in JobFile.load_all(donor_home.jobs)):
+                await trio.sleep(0.05)
+        (job,) = JobFile.load_all(donor_home.jobs)
+        assert job.document.state == JobState.POLICY_KILLED
+        await run_in_thread(payer.follow)
+    assert payer.job.paid == payer.job.decode_receipt(payer.wallet).amount
+    assert fake_node.get_balance(donor_account) == payer.job.paid
+
+
+async def test_the_owner_takes_the_machine_back_and_nothing_is_charged(
+    fake_node, donor_home, payer, write_job, start_agent
+):
+    async with start_agent() as agent:
+        await run_in_thread(payer.begin, write_job("sleep 50"))
+        with trio.fail_after(20):
+            while not any(run.document.state == JobState.RUNNING for run in agent._jobs.values()):
+                await trio.sleep(0.05)
+        donor_home.write_wish("pause")
+        await run_in_thread(payer.follow)
+    receipt = payer.job.decode_receipt(payer.wallet)
+    assert (receipt.state, receipt.amount, payer.job.paid) == (JobState.EVICTED, 0, 0)
+
+
+async def test_a_paused_donor_gives_no_quote_and_nothing_is_spent(fake_node, donor_home, payer, write_job, start_agent):
+    async with start_agent():
+        donor_home.write_wish("pause")
+        await trio.sleep(1.2)
+        with pytest.raises(UserError, match="takes no jobs"):
+            await run_in_thread(payer.begin, write_job("true"))
+    assert fake_node.get_balance(payer.wallet.account) == FUNDS
+    assert payer.wallet.journal.jobs() == {}

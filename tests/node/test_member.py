@@ -1,0 +1,241 @@
+"""A member stores before it speaks, comes back from its store as it was, and never says two things for one."""
+
+import pytest
+
+from node.storage.store import Store
+from protocol.batches import LogPosition, build_batch, decode_batch
+from protocol.equivocation import verify_fork_evidence
+from protocol.errors import Reason, Rejected
+from protocol.receipts import verify_receipt
+from protocol.records import Kind, Output, RecordDraft, Transfer, account_scope, decode_record, sign_record
+from protocol.statements import VoteBatch
+from scripts.benchmarks.federation_in_memory import Cast, exchange, make_final
+
+PEOPLE = 6
+
+
+@pytest.fixture
+async def cast():
+    return Cast(4, PEOPLE)
+
+
+@pytest.fixture
+async def members(cast):
+    members = [cast.open_member(number, Store.open(":memory:", cast.federation)) for number in cast.member_keys]
+    for group in cast.make_setup():
+        await make_final(members, group)
+    return members
+
+
+def list_roots(members):
+    return {member.replica.compute_state_root() for member in members}
+
+
+def restart(cast, member):
+    return cast.open_member(member.number, Store.restore(member.store.serialize(), cast.federation))
+
+
+def sign_conflict(cast, payment):
+    """Another payment of the same person in the same slot."""
+    key = next(key for key in cast.people if key.public_key().public_bytes_raw() == payment.signers[0])
+    output = payment.body.outputs[0]
+    body = Transfer((Output(cast.accounts[3], output.program, output.expiry_epoch, output.amount + 1),), "again")
+    draft = RecordDraft(
+        Kind.TRANSFER, 1, account_scope(payment.account), payment.sequence, payment.prev, body, payment.signers
+    )
+    return sign_record(cast.federation, draft, [key])
+
+
+async def test_payments_become_final_and_all_members_agree(cast, members):
+    payments = cast.make_payments()
+    await make_final(members, payments)
+    assert len(list_roots(members)) == 1
+    for member in members:
+        member.replica.ledger.check_conservation()
+        assert {member.get_state(payment.id) for payment in payments} == {"applied"}
+
+
+async def test_a_final_record_has_a_receipt_that_anybody_can_check(cast, members):
+    payment = cast.make_payments()[0]
+    await make_final(members, [payment])
+    for member in members:
+        receipt = member.build_receipt(payment.id)
+        assert verify_receipt(cast.founded.charter, receipt).record == payment
+
+
+async def test_a_record_that_was_submitted_twice_is_introduced_once(cast, members):
+    payment = cast.make_payments()[0]
+    assert await members[0].submit(payment.encoded) == await members[0].submit(payment.encoded)
+    await exchange(members)
+    assert await members[0].submit(payment.encoded) == payment.id
+    assert members[0].say_next() is None
+
+
+async def test_a_record_handed_to_two_members_becomes_final_once(cast, members):
+    payment = cast.make_payments()[0]
+    await members[0].submit(payment.encoded)
+    await members[1].submit(payment.encoded)
+    await exchange(members)
+    assert len(list_roots(members)) == 1
+    assert members[2].get_state(payment.id) == "applied"
+    assert len(members[2].replica.get_introductions(payment.id)) == 2
+    receipt = members[2].build_receipt(payment.id)
+    assert verify_receipt(cast.founded.charter, receipt).record == payment
+
+
+async def test_the_second_of_two_conflicting_payments_is_rejected_with_its_reason(cast, members):
+    payment = cast.make_payments()[0]
+    await members[0].submit(payment.encoded)
+    members[0].say_next()
+    with pytest.raises(Rejected) as caught:
+        await members[0].submit(sign_conflict(cast, payment).encoded)
+    assert caught.value.reason is Reason.SLOT_CONTESTED
+
+
+async def test_a_waiting_submitter_hears_that_its_record_was_rejected(cast, members):
+    payment = cast.make_payments()[0]
+    conflict = sign_conflict(cast, payment)
+    await members[0].submit(payment.encoded)
+    await members[0].submit(conflict.encoded)
+    members[0].say_next()
+    with pytest.raises(Rejected):
+        await members[0].wait_final(conflict.id, 5)
+
+
+async def test_a_member_that_restarts_at_any_batch_votes_for_nothing_else(cast, members):
+    payment = cast.make_payments()[0]
+    conflict = sign_conflict(cast, payment)
+    await members[0].submit(payment.encoded)
+    first = members[0].say_next()
+    await members[1].ingest([first.encoded], "peer")
+    assert members[1].say_next() is not None
+
+    again = restart(cast, members[1])
+    await again.restore()
+    with pytest.raises(Rejected):
+        await again.submit(conflict.encoded)
+    assert again.replica.get_frontier() == members[1].replica.get_frontier()
+    assert again.say_next() is None
+
+
+async def test_a_vote_that_was_decided_but_not_stored_is_decided_again_after_a_restart(cast, members):
+    payment = cast.make_payments()[0]
+    await members[0].submit(payment.encoded)
+    first = members[0].say_next()
+    await members[1].ingest([first.encoded], "peer")
+
+    again = restart(cast, members[1])
+    await again.restore()
+    spoken = again.say_next()
+    assert [type(statement) for statement in spoken.statements] == [VoteBatch]
+
+
+async def test_restored_state_equals_the_state_before(cast, members):
+    for _ in range(2):
+        await make_final(members, cast.make_payments())
+    for member in members:
+        again = restart(cast, member)
+        assert await again.restore() == len(member.replica.entries)
+        assert again.replica.compute_state_root() == member.replica.compute_state_root()
+        account = cast.accounts[0]
+        assert again.get_history(account, None, 50) == member.get_history(account, None, 50)
+
+
+async def test_batches_that_come_in_any_order_are_parked_until_their_past_is_there(cast, members):
+    late = cast.open_member(4, Store.open(":memory:", cast.federation))
+    batches = list(members[0].store.iterate_batches())
+    missing: list[str] = []
+    late.on_missing_past.append(missing.append)
+    for encoded in reversed(batches[1:]):
+        assert await late.ingest([encoded], "peer") == 0
+    assert missing
+    assert await late.ingest(batches[:1], "peer") == len(batches)
+    assert late.replica.get_frontier() == members[0].replica.get_frontier()
+
+
+async def test_a_member_that_is_shown_a_batch_of_its_own_that_it_lacks_signs_nothing_more(cast, members):
+    backup = Store.restore(members[1].store.serialize(), cast.federation)
+    payment = cast.make_payments()[0]
+    await make_final(members, [payment])
+    restored = cast.open_member(2, backup)
+    await restored.restore()
+    known = len(restored.replica.entries)
+    await restored.ingest(list(members[0].store.iterate_batches()), "peer")
+    assert len(restored.replica.entries) > known
+    assert restored.is_silenced
+    with pytest.raises(Exception, match="signs nothing"):
+        await restored.submit(cast.make_payments()[1].encoded)
+    assert restored.say_next() is None
+
+
+async def test_malformed_and_unsigned_batches_count_against_their_sender_and_change_nothing(cast, members):
+    faults: list[str] = []
+    members[0].on_fault.append(faults.append)
+    before = members[0].replica.compute_state_root()
+    good = members[1].store.get_batch(next(iter(members[1].replica.get_frontier()[2])))
+    header = decode_batch(cast.federation, good).header
+    forged = build_batch(
+        cast.founded.charter,
+        cast.people[0],
+        2,
+        LogPosition(header.index + 1, decode_batch(cast.federation, good).id),
+        seen=(),
+        time_ms=0,
+        records=(),
+        statements=(VoteBatch(bytes(32), 0),),
+    )
+    for content in (b"", b"\xc1", good[:-1], good + b"\x00", forged.encoded):
+        assert await members[0].ingest([content], "mallory") == 0
+    assert faults == ["mallory"] * 5
+    assert members[0].replica.compute_state_root() == before
+
+
+async def test_a_fork_is_noticed_kept_and_convicts_its_member_only(cast, members):
+    position = LogPosition(len(members[3].replica.logs[4]), members[3].replica.logs[4][len(members[3].replica.logs[4]) - 1][0])
+    branches = [
+        build_batch(
+            cast.founded.charter,
+            cast.vote_keys[4],
+            4,
+            position,
+            seen=(),
+            time_ms=time_ms,
+            records=(),
+            statements=(VoteBatch(bytes(32), 0),),
+        )
+        for time_ms in (1, 2)
+    ]
+    await members[0].ingest([branches[0].encoded], "peer")
+    await members[0].ingest([branches[1].encoded], "peer")
+    await members[1].ingest([branches[1].encoded], "peer")
+    await members[1].ingest([branches[0].encoded], "peer")
+    evidence = members[0].replica.forks[4]
+    assert members[1].replica.forks[4] == evidence
+    assert verify_fork_evidence(cast.founded.charter, evidence.encode()) == 4
+    assert members[0].replica.compute_state_root() == members[1].replica.compute_state_root()
+
+
+async def test_a_member_that_introduces_a_payment_with_a_broken_signature_hinders_nobody(cast, members):
+    payment = cast.make_payments()[0]
+    broken = decode_record(cast.federation, payment.encoded[:-1] + bytes([payment.encoded[-1] ^ 1]))
+    assert broken.id == payment.id
+    faulty = members[3]
+    spoilt = build_batch(
+        cast.founded.charter,
+        cast.vote_keys[4],
+        4,
+        LogPosition(len(faulty.replica.logs[4]), faulty.replica.logs[4][len(faulty.replica.logs[4]) - 1][0]),
+        seen=(),
+        time_ms=0,
+        records=(broken,),
+        statements=(),
+    )
+    for member in members[:3]:
+        await member.ingest([spoilt.encoded], "peer")
+        assert member.say_next() is None
+    await members[0].submit(payment.encoded)
+    await exchange(members[:3])
+    for member in members[:3]:
+        assert member.get_state(payment.id) == "applied"
+    receipt = members[1].build_receipt(payment.id)
+    assert verify_receipt(cast.founded.charter, receipt).record.id == payment.id

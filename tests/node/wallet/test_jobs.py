@@ -1,0 +1,421 @@
+"""The payer's side of a job against a donor that says whatever the test wants, honest or not."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from node import api
+from node.bundles import pack_bundle, unpack_bundle
+from node.errors import UserError
+from node.sealing import open_sealed, seal, seal_public_key
+from node.wallet import jobs
+from node.wallet.following import Follower, unpack_outputs
+from node.wallet.job_records import list_jobs, load_job
+from node.wallet.job_spec import read_job_file
+from node.wallet.jobs import hold_job, open_job, plan_job, resume_job, start_job
+from node.wallet.offers import matches, read_offers
+from protocol.conversation import (
+    Accepted,
+    Quoted,
+    Refused,
+    Result,
+    Settled,
+    Start,
+    Ticked,
+    VoucherGiven,
+    compute_inbox_name,
+    compute_seal_context,
+    decode_envelope,
+    decode_script,
+    encode_envelope,
+)
+from protocol.identifiers import compute_account_id
+from protocol.metering import REFUND_TABLE_VERSION, JobState, compute_charge, decode_tick, sign_tick
+from protocol.quotes import (
+    JobReceipt,
+    Offer,
+    Quote,
+    RuntimeName,
+    check_hold,
+    compute_rate,
+    decode_quote_request,
+)
+from protocol.receipts import verify_receipt
+from protocol.records import Kind, Sponsor
+
+DONOR = Ed25519PrivateKey.from_private_bytes(bytes([21]) * 32)
+DONOR_PUBLIC = DONOR.public_key().public_bytes_raw()
+SEAL_SEED = bytes([22]) * 32
+FUNDS = 10**6
+
+
+class ScriptedDonor:
+    """Stands between the wallet and its node: the node's own answers, and mailboxes in which it plays the donor."""
+
+    def __init__(self, wallet, client, sponsor):
+        self.wallet, self.client, self.sponsor = wallet, client, sponsor
+        self.charter = wallet.charter
+        self.federation = wallet.charter.federation
+        self.account = compute_account_id(self.federation, DONOR_PUBLIC)
+        self.offers = [self.make_offer()]
+        self.change_quote = lambda quote: quote
+        self.refusal = None
+        self.is_silent = False
+        self.mailboxes, self.blobs, self.heard = {}, {}, []
+        self.sequence = self.said = 0
+        self.request: Any = None
+        self.quote: Any = None
+
+    def __getattr__(self, name):
+        return getattr(self.client, name)
+
+    def make_offer(self, **changes):
+        offer = Offer(
+            donor_key=DONOR_PUBLIC,
+            seal_key=seal_public_key(SEAL_SEED),
+            sponsor=self.sponsor,
+            node_url="http://donors-node",
+            machine="bench",
+            cores=4,
+            memory_bytes=8 * 10**9,
+            disk_bytes=10**10,
+            is_disk_in_memory=0,
+            gpus=(),
+            weight=1000,
+            runtimes=(RuntimeName("python-ml", b"d" * 32),),
+            job_classes=("batch", "training"),
+            wall_seconds_max=3600,
+            valid_until=self.wallet.now() + 600,
+            signature=b"",
+        )
+        return offer._replace(**changes).sign(self.federation, DONOR)
+
+    # what the client does
+
+    def get_offers(self):
+        return [api.Offer("", offer.encode(), offer.valid_until) for offer in self.offers]
+
+    def post_message(self, mailbox, content):
+        if mailbox == compute_inbox_name(self.account):
+            self.take_request(content)
+        else:
+            envelope = open_sealed(SEAL_SEED, content, compute_seal_context(b"message", mailbox))
+            self.heard.append(decode_envelope(self.federation, self.request.meter_key, mailbox, envelope)[1])
+        return 1
+
+    def get_messages(self, mailbox, after=0, wait=0):
+        found = [message for message in self.mailboxes.get(mailbox, []) if message.sequence > after]
+        assert found or not wait, "the wallet would wait for ever"
+        return found
+
+    def put_blob(self, content):
+        self.blobs[sha256(content).digest()] = content
+
+    def get_blob(self, digest):
+        return self.blobs[digest]
+
+    # what the donor does
+
+    def post(self, content):
+        self.sequence += 1
+        self.mailboxes.setdefault(self.request.mailbox_to_wallet, []).append(api.Message(self.sequence, content))
+
+    def say(self, message, key=DONOR):
+        mailbox = self.request.mailbox_to_wallet
+        envelope = encode_envelope(self.federation, key, mailbox, self.said, message)
+        self.said += 1
+        self.post(seal(self.request.seal_key, envelope, compute_seal_context(b"message", mailbox)))
+
+    def take_request(self, content):
+        inbox = compute_inbox_name(self.account)
+        encoded = open_sealed(SEAL_SEED, content, compute_seal_context(b"inbox", inbox))
+        self.request = decode_quote_request(self.charter, encoded)
+        if self.refusal:
+            self.say(Refused(self.refusal))
+        elif not self.is_silent:
+            rate = compute_rate(self.offers[0], self.request)
+            seconds = self.request.wall_seconds
+            quote = Quote(
+                donor_key=DONOR_PUBLIC,
+                request=self.request.compute_id(self.federation),
+                sponsor=self.sponsor,
+                rate=rate,
+                wall_seconds=seconds,
+                tick_seconds=30,
+                amount_max=compute_charge(seconds * 1000, rate),
+                grace_seconds=3600,
+                refund_table=REFUND_TABLE_VERSION,
+                charter_version=0,
+                valid_until=self.wallet.now() + 300,
+                signature=b"",
+            )
+            self.quote = self.change_quote(quote).sign(self.federation, DONOR)
+            self.say(Quoted(self.quote.encode()))
+
+    def make_tick(self, hold, elapsed_ms, before=None):
+        return sign_tick(self.federation, DONOR, hold, self.quote.rate, before, elapsed_ms)
+
+    def make_result(self, hold, tick, state=JobState.DONE, outputs=b"", amount=None):
+        receipt = JobReceipt(
+            hold,
+            self.quote.compute_id(self.federation),
+            state,
+            0,
+            tick.elapsed_ms,
+            0,
+            0,
+            outputs,
+            tick.amount if amount is None else amount,
+            tick.compute_id(self.federation),
+            b"",
+            b"",
+        )
+        return Result(receipt.sign_as_donor(self.federation, DONOR).encode(), "")
+
+    def get_heard(self, kind):
+        return [message for message in self.heard if isinstance(message, kind)]
+
+
+@pytest.fixture
+def donor(wallet, federation, fund):
+    fund(wallet, FUNDS)
+    account = compute_account_id(wallet.charter.federation, DONOR_PUBLIC)
+    with federation.lock:
+        sponsor = federation.sign(Kind.SPONSOR, federation.member_account, Sponsor(account, federation.epochs[-1]))
+    donor = ScriptedDonor(wallet, wallet.client, sponsor.id)
+    wallet.__dict__["client"] = donor
+    yield donor
+    wallet.__dict__["client"] = donor.client
+
+
+@pytest.fixture
+def write_job(tmp_path):
+    def write(**fields):
+        folder = tmp_path / "work"
+        folder.mkdir(exist_ok=True)
+        (folder / "input.txt").write_text("seven\n")
+        lines = ["name: count", "run: wc input.txt", "max_duration: 100s"]
+        lines += [f"{name}: {value}" for name, value in fields.items()]
+        (folder / "job.yaml").write_text("\n".join(lines) + "\n")
+        return read_job_file(folder / "job.yaml")
+
+    return write
+
+
+@pytest.fixture
+def connect(donor):
+    return lambda url: donor
+
+
+@pytest.fixture
+def running(wallet, donor, write_job, connect):
+    """A job that was paid for and started, and a follower of it."""
+    spec = write_job()
+    job = open_job(wallet, plan_job(wallet, spec), connect)
+    hold_job(wallet, wallet.unlock(None), job, spec)
+    start_job(wallet, job, connect)
+    return job
+
+
+def follow(wallet, job, connect):
+    told: list[str] = []
+    Follower(wallet, job, connect, lambda content: None, told.append).follow(is_waiting=False)
+    return told
+
+
+def test_a_plan_is_priced_before_anything_is_spent(wallet, donor, write_job):
+    plan = plan_job(wallet, write_job())
+    assert plan.priced.amount_max == 6250  # 100 s of one core in sixteen
+    assert sum(amount for _, amount in plan.draws) == 6250
+    assert wallet.journal.jobs() == {}
+
+
+def test_the_cheapest_machine_that_fits_is_chosen_and_forged_offers_are_not_seen(wallet, donor, write_job):
+    cheap = donor.make_offer(machine="cheap", weight=10)
+    forged = donor.make_offer(machine="forged")._replace(weight=1)
+    stale = donor.make_offer(machine="stale", weight=1, valid_until=wallet.now() - 1)
+    small = donor.make_offer(machine="small", weight=1, cores=1)
+    donor.offers += [cheap, forged, stale, small]
+    assert [offer.machine for offer in read_offers(wallet)] == ["small", "cheap", "bench"]
+    plan = plan_job(wallet, write_job(resources="{cpus: 2}"))
+    assert (plan.priced.offer.machine, plan.others) == ("cheap", 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"max_credits": "6.249"}, "max_credits"),
+        ({"resources": "{cpus: 5}"}, "4 cores"),
+        ({"resources": "{accelerators: A100}"}, "GPUs"),
+        ({"runtime": "fortran"}, "runtime"),
+        ({"job_class": "games"}, "batch"),
+        ({"program": "nobody"}, "nobody"),
+        ({"max_duration": "30m", "resources": "{cpus: 4, memory: 8}", "max_credits": "9"}, "max_credits"),
+    ],
+)
+def test_what_can_not_be_done_is_told_before_anything_is_spent(wallet, donor, write_job, fields, told):
+    with pytest.raises(UserError, match=told):
+        plan_job(wallet, write_job(**fields))
+
+
+def test_offers_are_filtered_by_conditions(donor):
+    (offer,) = donor.offers
+    assert matches(offer, "cores>=4 memory>=8 runtime=python-ml")
+    assert not matches(offer, "cores>=5")
+    assert not matches(offer, "gpu=A100")
+    with pytest.raises(UserError, match="condition"):
+        matches(offer, "colour=red")
+
+
+def test_credits_of_a_program_buy_only_its_classes_of_jobs(wallet, donor, federation, fund, write_job):
+    plan = plan_job(wallet, write_job(program="Students"))
+    assert all(lot.program for lot, _ in plan.draws)
+    donor.get_programs = lambda: [
+        api.Program(p.id, 1, "", p.name, "", 1, 1, True, ["training"], 0) for p in donor.client.get_programs()
+    ]
+    with pytest.raises(UserError, match="batch jobs"):
+        plan_job(wallet, write_job())
+    plan_job(wallet, write_job(job_class="training"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda quote: quote._replace(rate=quote.rate._replace(weight=2000), amount_max=2 * quote.amount_max),
+        lambda quote: quote._replace(wall_seconds=200, amount_max=2 * quote.amount_max),
+        lambda quote: quote._replace(amount_max=quote.amount_max + 1),
+        lambda quote: quote._replace(request=b"x" * 32),
+    ],
+)
+def test_a_quote_that_differs_from_the_offer_is_refused(wallet, donor, write_job, connect, change):
+    donor.change_quote = change
+    with pytest.raises(UserError, match="nothing was spent"):
+        open_job(wallet, plan_job(wallet, write_job()), connect)
+    assert list_jobs(wallet) == []
+
+
+def test_a_donor_that_refuses_or_is_silent_costs_nothing(wallet, donor, write_job, connect, monkeypatch):
+    donor.refusal = "busy"
+    with pytest.raises(UserError, match="busy"):
+        open_job(wallet, plan_job(wallet, write_job()), connect)
+    donor.refusal, donor.is_silent = None, True
+    monkeypatch.setattr(jobs, "QUOTE_SECONDS", 0.0)
+    with pytest.raises(UserError, match="does not answer"):
+        open_job(wallet, plan_job(wallet, write_job()), connect)
+    assert list_jobs(wallet) == []
+
+
+def test_the_donor_gets_a_proven_hold_and_inputs_that_only_it_can_open(wallet, donor, running, tmp_path):
+    (start,) = donor.get_heard(Start)
+    hold = verify_receipt(donor.charter, start.hold_receipt).record
+    check_hold(donor.federation, hold, donor.quote, donor.request)
+    sealed = donor.blobs[start.inputs]
+    bundle = open_sealed(SEAL_SEED, sealed, compute_seal_context(b"inputs", hold.id))
+    unpack_bundle(bundle, tmp_path / "unpacked")
+    assert (tmp_path / "unpacked" / "work" / "input.txt").read_text() == "seven\n"
+    assert decode_script((tmp_path / "unpacked" / "job").read_bytes()).run == "wc input.txt"
+    assert not (wallet.home / "jobs" / running.job_id / "inputs").exists()
+
+
+def test_a_job_interrupted_after_its_hold_is_started_without_a_second_hold(wallet, donor, write_job, connect):
+    spec = write_job()
+    job = open_job(wallet, plan_job(wallet, spec), connect)
+    interrupted = load_job(wallet, job.job_id)
+    hold_job(wallet, wallet.unlock(None), job, spec)
+    resume_job(wallet, interrupted, connect)
+    hold_job(wallet, wallet.unlock(None), load_job(wallet, job.job_id), spec)
+    (start,) = donor.get_heard(Start)
+    assert verify_receipt(donor.charter, start.hold_receipt).record.id == job.hold
+    assert len(wallet.journal.history()) == 1
+
+
+def test_honest_ticks_are_agreed_to_once_and_answered_again_when_repeated(wallet, donor, running, connect):
+    running.started_at_seconds -= 60
+    donor.say(Accepted(running.hold))
+    first = donor.make_tick(running.hold, 30_000)
+    second = donor.make_tick(running.hold, 60_000, first)
+    for tick in (first, second, second):
+        donor.say(Ticked(tick.encode()))
+    follow(wallet, running, connect)
+    vouchers = donor.get_heard(VoucherGiven)
+    assert [(voucher.sequence, voucher.amount) for voucher in vouchers] == [
+        (1, first.amount),
+        (2, second.amount),
+        (2, second.amount),
+    ]
+    assert [decode_tick(encoded) for encoded in load_job(wallet, running.job_id).ticks] == [first, second]
+
+
+def test_a_tick_for_time_that_has_not_passed_is_not_agreed_to(wallet, donor, running, connect):
+    donor.say(Ticked(donor.make_tick(running.hold, 60_000).encode()))
+    (told,) = follow(wallet, running, connect)
+    assert "have passed here" in told
+    assert donor.get_heard(VoucherGiven) == []
+    assert running.dispute == told
+
+
+def test_a_tick_with_another_price_is_not_agreed_to(wallet, donor, running, connect):
+    running.started_at_seconds -= 60
+    tick = donor.make_tick(running.hold, 30_000)
+    dear = tick._replace(amount=tick.amount + 1)
+    dear = dear._replace(signature=DONOR.sign(dear.compute_id(donor.federation)))
+    donor.say(Ticked(dear.encode()))
+    (told,) = follow(wallet, running, connect)
+    assert "another amount" in told
+    assert donor.get_heard(VoucherGiven) == []
+
+
+def test_what_others_put_into_the_mailbox_is_ignored(wallet, donor, running, connect):
+    donor.post(b"junk")
+    donor.say(Accepted(running.hold), key=Ed25519PrivateKey.generate())
+    mailbox = donor.request.mailbox_to_wallet
+    plain = encode_envelope(donor.federation, DONOR, mailbox, 9, Accepted(running.hold))
+    donor.post(plain)
+    assert follow(wallet, running, connect) == []
+    assert running.state == "STARTED"
+
+
+def test_results_are_opened_checked_and_agreed_to(wallet, donor, running, connect, tmp_path):
+    running.started_at_seconds -= 60
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "result.txt").write_text("42\n")
+    context = compute_seal_context(b"outputs", running.hold)
+    sealed = seal(donor.request.seal_key, pack_bundle(tmp_path / "made"), context)
+    donor.put_blob(sealed)
+    tick = donor.make_tick(running.hold, 30_000)
+    donor.say(Ticked(tick.encode()))
+    donor.say(donor.make_result(running.hold, tick, outputs=sha256(sealed).digest()))
+    follow(wallet, running, connect)
+    assert running.decode_receipt(wallet).meter_signature
+    assert unpack_outputs(wallet, running, tmp_path / "results") == 1
+    assert (tmp_path / "results" / "result.txt").read_text() == "42\n"
+
+
+@pytest.mark.parametrize("lie", ["amount", "outputs", "fault"])
+def test_a_receipt_that_lies_is_not_agreed_to(wallet, donor, running, connect, lie):
+    running.started_at_seconds -= 60
+    tick = donor.make_tick(running.hold, 30_000)
+    donor.say(Ticked(tick.encode()))
+    if lie == "amount":
+        result = donor.make_result(running.hold, tick, amount=tick.amount + 1)
+    elif lie == "outputs":
+        donor.put_blob(b"nothing that opens")
+        result = donor.make_result(running.hold, tick, outputs=sha256(b"nothing that opens").digest())
+    else:
+        result = donor.make_result(running.hold, tick, state=JobState.DONOR_FAILED)
+    donor.say(result)
+    follow(wallet, running, connect)
+    assert running.dispute
+    assert not running.decode_receipt(wallet).meter_signature
+
+
+def test_a_forged_settlement_does_not_end_the_job(wallet, donor, running, connect):
+    donor.say(Settled(running.hold_receipt))
+    donor.say(Settled(b"junk"))
+    assert len(follow(wallet, running, connect)) == 2
+    assert running.paid == -1
+    assert not running.is_over

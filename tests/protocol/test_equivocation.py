@@ -1,0 +1,121 @@
+"""Proofs of a forked log: they convict the member that signed twice, and nobody else."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+
+from protocol.codec import encode
+from protocol.equivocation import ForkEvidence, build_fork_evidence, verify_fork_evidence
+from protocol.errors import InvalidInput
+from protocol.statements import VoteBatch
+from tests.protocol.test_contest import FAULTY, run_contest
+from tests.protocol.test_convergence import Case as ConvergenceCase
+from tests.protocol.test_convergence import Schedule, gather
+from tests.strategies import SEEDS, Federation, Gathering, make_federation, make_id
+
+FEDERATION = make_federation()
+CHARTER = FEDERATION.charter
+STATEMENTS = [VoteBatch(make_id("some batch"), 0)]
+LEFT = FEDERATION.batch(3, statements=STATEMENTS, time_ms=1)
+RIGHT = FEDERATION.batch(3, statements=STATEMENTS, time_ms=2)
+NEXT = FEDERATION.batch(3, after=LEFT, statements=STATEMENTS)
+OTHER = FEDERATION.batch(2, statements=STATEMENTS)
+EVIDENCE = build_fork_evidence(LEFT, RIGHT)
+
+
+def show(*parts: bytes) -> bytes:
+    return encode(parts)
+
+
+def test_two_batches_for_one_place_convict_their_member():
+    assert verify_fork_evidence(CHARTER, EVIDENCE.encode()) == 3
+    assert build_fork_evidence(RIGHT, LEFT) == EVIDENCE
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [(LEFT, LEFT), (LEFT, NEXT), (LEFT, OTHER), (RIGHT, NEXT)],
+    ids=["one batch twice", "two indexes", "two members", "a branch and the next of the other"],
+)
+def test_what_is_no_fork_convicts_nobody(pair):
+    first, second = sorted(pair, key=lambda batch: batch.id)
+    evidence = ForkEvidence(first.header_bytes, first.signature, second.header_bytes, second.signature)
+    with pytest.raises(InvalidInput):
+        verify_fork_evidence(CHARTER, evidence.encode())
+
+
+def test_a_proof_has_one_order():
+    swapped = show(EVIDENCE[2], EVIDENCE[3], EVIDENCE[0], EVIDENCE[1])
+    with pytest.raises(InvalidInput):
+        verify_fork_evidence(CHARTER, swapped)
+
+
+def test_every_changed_byte_is_refused():
+    encoded = EVIDENCE.encode()
+    for place in range(len(encoded)):
+        changed = bytearray(encoded)
+        changed[place] ^= 1
+        with pytest.raises(InvalidInput):
+            verify_fork_evidence(CHARTER, bytes(changed))
+
+
+def test_signatures_of_somebody_else_convict_nobody():
+    for forger in ("vote 2", "member 3"):
+        key = FEDERATION.vote_keys[2] if forger == "vote 2" else FEDERATION.member_keys[3]
+        parts = list(EVIDENCE)
+        parts[1] = key.sign(LEFT.id)
+        parts[3] = key.sign(RIGHT.id)
+        with pytest.raises(InvalidInput, match="not signed"):
+            verify_fork_evidence(CHARTER, show(*parts))
+
+
+def test_a_proof_is_for_one_federation():
+    with pytest.raises(InvalidInput):
+        verify_fork_evidence(make_federation((1, 1, 1, 1), "Elsewhere").charter, EVIDENCE.encode())
+    with pytest.raises(InvalidInput):
+        verify_fork_evidence(Federation((1, 1, 1, 1, 1)).charter, EVIDENCE.encode())
+
+
+def test_a_replica_keeps_a_proof_of_the_first_fork_that_it_finds():
+    for order in ((LEFT, RIGHT, NEXT), (NEXT, RIGHT, LEFT), (RIGHT, LEFT, NEXT)):
+        gathering = Gathering(FEDERATION)
+        forks = [admission.fork for batch in order for admission in gathering.receive(batch)]
+        assert sum(fork is not None for fork in forks) == 1
+        assert set(gathering.replica.forks) == {3}
+        assert gathering.replica.forks[3] == EVIDENCE
+        assert gathering.replica.get_frontier() == {3: tuple(sorted((NEXT.id, RIGHT.id)))}
+
+
+@settings(max_examples=100)
+@given(SEEDS)
+def test_every_proof_in_a_random_run_convicts_the_faulty_member_alone(seed):
+    schedule = Schedule(seed)
+    schedule.run()
+    batches = list(schedule.batches.values())
+    gathering = gather(ConvergenceCase(schedule.federation, batches), batches)
+    for member, evidence in gathering.replica.forks.items():
+        assert member == schedule.faulty
+        assert verify_fork_evidence(schedule.federation.charter, evidence.encode()) == member
+    places: dict[tuple[int, int], list[object]] = {}
+    for batch in batches:
+        places.setdefault((batch.header.member, batch.header.index), []).append(batch)
+    forked = {member for (member, _), found in places.items() if len(found) > 1}
+    assert forked == set(gathering.replica.forks)
+    for (_, _), found in places.items():
+        for left, right in combinations(found, 2):
+            proof = build_fork_evidence(left, right)  # type: ignore[arg-type]
+            assert verify_fork_evidence(schedule.federation.charter, proof.encode()) == schedule.faulty
+
+
+def test_a_contest_leaves_a_proof_when_the_faulty_member_forked_its_log():
+    outcomes = [run_contest(seed) for seed in range(40)]
+    assert {o.strategy for o in outcomes if o.forks} == {"forked"}
+    assert all(o.forks <= {FAULTY} for o in outcomes)
+
+
+def test_the_encoding_holds_four_parts():
+    assert len(msgpack.unpackb(EVIDENCE.encode(), use_list=False)) == 4

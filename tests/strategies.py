@@ -1,0 +1,624 @@
+"""Everything that the tests of the protocol build from: federations, people, records, batches, whole schedules.
+
+Keys come from labels and choices from a seed, so each case can be built again. Hypothesis draws seeds and small
+values; `random.Random` makes the large structures, because that is ten times faster and a seed replays it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache, lru_cache
+from hashlib import sha256
+from random import Random
+from typing import Any, NamedTuple
+from unittest import mock
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import strategies as st
+
+from protocol import signatures
+from protocol.batches import Batch, LogPosition, build_batch
+from protocol.budgets import BudgetRequest
+from protocol.charter import Charter, CharterFields, FoundedCharter, Member, Policy, Rate, found_charter
+from protocol.errors import Rejected
+from protocol.finality import iterate_positions
+from protocol.identifiers import compute_account_id
+from protocol.receipts import ProvableBatch, build_receipt
+from protocol.records import (
+    Body,
+    Draw,
+    Enrol,
+    Grant,
+    GrantOutput,
+    Hold,
+    Kind,
+    Output,
+    Program,
+    Record,
+    RecordDraft,
+    Settle,
+    Sponsor,
+    Terms,
+    Transfer,
+    account_scope,
+    compute_voucher_id,
+    has_valid_signatures,
+    hold_scope,
+    person_scope,
+    sign_record,
+)
+from protocol.replica import Admission, Replica
+from protocol.statements import Statement, VoteBatch
+from protocol.voting import Voter
+
+EPOCH_ONE = range(1, 2)
+ACCEPTABLE_USE = sha256(b"be kind").digest()
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+_is_valid_signature = lru_cache(maxsize=1 << 17)(signatures.is_valid_signature)
+_is_prime_order_key = lru_cache(maxsize=1 << 12)(signatures.is_prime_order_key)
+
+
+@contextmanager
+def memoised_signature_checks() -> Iterator[None]:
+    """Inside, each (key, message, signature) is checked once: the answer is a pure function of these bytes."""
+    with ExitStack() as stack:
+        for module in ("records", "batches", "budgets", "rules", "charter"):
+            stack.enter_context(mock.patch(f"protocol.{module}.is_valid_signature", _is_valid_signature))
+        stack.enter_context(mock.patch("protocol.charter.is_prime_order_key", _is_prime_order_key))
+        yield
+
+
+@cache
+def make_key(label: str) -> Ed25519PrivateKey:
+    """The private key with this label; the same in every run."""
+    return Ed25519PrivateKey.from_private_bytes(sha256(label.encode()).digest())
+
+
+@cache
+def make_public_key(label: str) -> bytes:
+    """Its public key."""
+    return make_key(label).public_key().public_bytes_raw()
+
+
+def make_id(label: str) -> bytes:
+    """Some 32 bytes."""
+    return sha256(label.encode()).digest()
+
+
+class Person(NamedTuple):
+    """Somebody with an account, or a member as the owner of its own account."""
+
+    name: str
+    key: Ed25519PrivateKey
+    public_key: bytes
+    account: bytes
+
+
+class Federation:
+    """A founded federation whose keys are all at hand."""
+
+    def __init__(
+        self,
+        weights: Sequence[int] = (1, 1, 1, 1),
+        *,
+        name: str = "Testland",
+        caps: Sequence[int] = (1_000_000, 1_000_000, 1_000_000),
+        backing_ceiling: int = 400,
+        is_dev: bool = False,
+    ) -> None:
+        self.name = name
+        self.numbers = tuple(range(1, len(weights) + 1))
+        members = tuple(
+            Member(
+                number,
+                f"Institution {number}",
+                make_public_key(f"{name} member {number}"),
+                make_public_key(f"{name} vote {number}"),
+                make_public_key(f"{name} peer {number}"),
+                weight,
+                tuple(caps),
+                backing_ceiling,
+            )
+            for number, weight in zip(self.numbers, weights, strict=True)
+        )
+        policy = Policy(ACCEPTABLE_USE, 60, 86_400, 500, 50, 1 << 20)
+        nonce = make_id(name)[:16]
+        self.charter = Charter(
+            CharterFields(0, b"", name, nonce, 1_000_000, 3600, 60, int(is_dev), members, (Rate("gpu", 1000),), policy)
+        )
+        self.id = self.charter.federation
+        self.member_keys = {number: make_key(f"{name} member {number}") for number in self.numbers}
+        self.vote_keys = {number: make_key(f"{name} vote {number}") for number in self.numbers}
+
+    def found(self) -> FoundedCharter:
+        """The founding document, signed by all."""
+        return found_charter(self.charter, {n: key.sign(self.id) for n, key in self.member_keys.items()})
+
+    def person(self, name: str) -> Person:
+        """Somebody whose key comes from the name."""
+        public_key = make_public_key(f"person {name}")
+        return Person(name, make_key(f"person {name}"), public_key, compute_account_id(self.id, public_key))
+
+    def member(self, number: int) -> Person:
+        """A member as the owner of its own account."""
+        public_key = make_public_key(f"{self.name} member {number}")
+        return Person(f"member {number}", self.member_keys[number], public_key, compute_account_id(self.id, public_key))
+
+    # -- records --------------------------------------------------------------------------------------------------
+
+    def sign(
+        self,
+        kind: Kind,
+        scope: bytes,
+        body: Body,
+        writers: Sequence[Person],
+        *,
+        sequence: int = 0,
+        prev: bytes = b"",
+        epoch: int = 1,
+    ) -> Record:
+        """Any record at all."""
+        keys = tuple(writer.public_key for writer in writers)
+        draft = RecordDraft(kind, epoch, scope, sequence, prev, body, keys)
+        return sign_record(self.id, draft, [writer.key for writer in writers])
+
+    def transfer(self, payer: Person, outputs: Sequence[Output], memo: str = "", **place: Any) -> Record:
+        """A payment out of the payer's account."""
+        return self.sign(Kind.TRANSFER, account_scope(payer.account), Transfer(tuple(outputs), memo), [payer], **place)
+
+    def program(self, member: int, **changes: Any) -> Record:
+        """A budget in the member's own account; `changes` are fields of `Program` or the place."""
+        place = {name: changes.pop(name) for name in ("sequence", "prev", "epoch") if name in changes}
+        body = Program("Studies", "for courses", 50_000, 1, 1, ())._replace(**changes)
+        writer = self.member(member)
+        return self.sign(Kind.PROGRAM, account_scope(writer.account), body, [writer], **place)
+
+    def enrol(self, member: int, person: Person, tag: bytes = b"", **place: Any) -> Record:
+        """The member says that the person's account is a person's."""
+        scope = person_scope(tag or make_id(f"tag of {person.name}"))
+        return self.sign(Kind.ENROL, scope, Enrol(member, person.account), [self.member(member), person], **place)
+
+    def grant(self, program: Record, outputs: Iterable[tuple[Record, int]], member: int = 0, **changes: Any) -> Record:
+        """Allowances for enrolled people, from the issuance account of the record's epoch."""
+        number = member or self.charter.member_accounts[program.account]
+        epoch = changes.get("epoch", 1)
+        assert isinstance(program.body, Program)
+        expiry = changes.pop("expiry_epoch", epoch + program.body.expiry_epochs)
+        body = Grant(program.id, expiry, tuple(_grant_output(enrolment, amount) for enrolment, amount in outputs))
+        scope = account_scope(self.charter.get_issuance_account(number, changes.pop("issuance_epoch", epoch)))
+        return self.sign(Kind.GRANT, scope, body, [self.member(number)], **changes)
+
+    def sponsor(self, member: int, donor: Person, until_epoch: int = 3, **place: Any) -> Record:
+        """The member vouches for a donor."""
+        writer = self.member(member)
+        body = Sponsor(donor.account, until_epoch)
+        return self.sign(Kind.SPONSOR, account_scope(writer.account), body, [writer], **place)
+
+    def hold(self, payer: Person, payee: Person, sponsor: Record, draws: Sequence[Draw], **changes: Any) -> Record:
+        """Funds put aside for a job; `changes` are fields of `Terms` or the place."""
+        place = {name: changes.pop(name) for name in ("sequence", "prev", "epoch") if name in changes}
+        terms = Terms(0, make_id("quote"), make_public_key("meter"), 600, ACCEPTABLE_USE, sponsor.id, "cpu")._replace(
+            **changes
+        )
+        body = Hold(payee.account, tuple(draws), terms)
+        return self.sign(Kind.HOLD, account_scope(payer.account), body, [payer], **place)
+
+    def settle(self, payee: Person, hold: Record, amount: int, **changes: Any) -> Record:
+        """The end of a hold, with a voucher of the key that `hold` names when `make_key("meter")` made it."""
+        place = {name: changes.pop(name) for name in ("sequence", "prev", "epoch") if name in changes}
+        voucher = make_key("meter").sign(compute_voucher_id(self.id, hold.id, 7, amount))
+        body = Settle(7, amount, voucher, b"", 0, b"")._replace(**changes)
+        return self.sign(Kind.SETTLE, hold_scope(hold.id), body, [payee], **place)
+
+    def budget_request(self, member: int, person: Person, program: bytes) -> BudgetRequest:
+        """What a person sends to an institution."""
+        tag = make_id(f"tag of {person.name}")
+        request = BudgetRequest(program, member, 1, tag, person.public_key, "please", bytes(64))
+        signature = person.key.sign(request.build_enrolment(self.charter).compute_id(self.id))
+        return request._replace(signature=signature)
+
+    # -- batches --------------------------------------------------------------------------------------------------
+
+    def batch(
+        self,
+        member: int,
+        *,
+        after: Batch | None = None,
+        seen: Iterable[Batch] = (),
+        records: Sequence[Record] = (),
+        statements: Sequence[Statement] = (),
+        time_ms: int = 0,
+    ) -> Batch:
+        """A signed batch of the member's log, honest or not."""
+        position = LogPosition(after.header.index + 1, after.id) if after else LogPosition(0, b"")
+        return build_batch(
+            self.charter,
+            self.vote_keys[member],
+            member,
+            position,
+            seen=[batch.id for batch in seen],
+            time_ms=time_ms,
+            records=records,
+            statements=statements,
+        )
+
+
+def _grant_output(enrolment: Record, amount: int) -> GrantOutput:
+    assert isinstance(enrolment.body, Enrol)
+    return GrantOutput(enrolment.id, enrolment.body.account, amount)
+
+
+@cache
+def make_federation(weights: tuple[int, ...] = (1, 1, 1, 1), name: str = "Testland") -> Federation:
+    """A federation that tests share; nothing in it changes."""
+    return Federation(weights, name=name)
+
+
+class Economy(NamedTuple):
+    """Records that lead from genesis to people with money, in an order in which all of them apply."""
+
+    federation: Federation
+    people: tuple[Person, ...]
+    donor: Person
+    program: Record
+    enrolments: tuple[Record, ...]
+    sponsor: Record
+    grant: Record
+
+    @property
+    def setup(self) -> tuple[Record, ...]:
+        """What comes before the grant."""
+        return (self.program, *self.enrolments, self.sponsor)
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All, causes first."""
+        return (*self.setup, self.grant)
+
+    @property
+    def lot(self) -> tuple[bytes, int]:
+        """(program, expiry epoch) of what the people were granted."""
+        return self.program.id, 2
+
+    def output(self, payee: Person, amount: int) -> Output:
+        """A payment in the granted lot."""
+        return Output(payee.account, *self.lot, amount)
+
+
+GRANTED = 1000
+"""Millicredits that each person of an economy is granted."""
+
+
+@cache
+def make_economy(federation: Federation, people_count: int = 2) -> Economy:
+    """Member 1 runs a program and enrols people; member 2 sponsors a donor."""
+    people = tuple(federation.person(f"person {number}") for number in range(people_count))
+    program = federation.program(1)
+    enrolments = tuple(federation.enrol(1, person) for person in people)
+    donor = federation.person("donor")
+    sponsor = federation.sponsor(2, donor)
+    grant = federation.grant(program, [(enrolment, GRANTED) for enrolment in enrolments])
+    return Economy(federation, people, donor, program, enrolments, sponsor, grant)
+
+
+# -- members in one process -------------------------------------------------------------------------------------------
+
+
+class Gathering:
+    """A replica with a parking place: takes batches in any order, with any repetition."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        self.replica = Replica(federation.charter)
+        self.batches: dict[bytes, Batch] = {}
+        """Admitted, in the order of admission."""
+        self.parked: dict[bytes, Batch] = {}
+
+    def receive(self, batch: Batch) -> list[Admission]:
+        """Take in a batch, and all that waited for it."""
+        if batch.id in self.replica:
+            return []
+        self.parked[batch.id] = batch
+        admissions: list[Admission] = []
+        count = -1
+        while count != len(admissions):
+            count = len(admissions)
+            for parked in list(self.parked.values()):
+                if not self.replica.get_missing_parents(parked):
+                    del self.parked[parked.id]
+                    admissions.append(self._admit(parked))
+        return admissions
+
+    def merge(self, other: Gathering, random: Random) -> None:
+        """Join: the union of both sets, and of what both have parked."""
+        batches = [*other.batches.values(), *other.parked.values()]
+        random.shuffle(batches)
+        for batch in batches:
+            self.receive(batch)
+
+    def _admit(self, batch: Batch) -> Admission:
+        assert self.replica.is_linked(batch, {})
+        self.batches[batch.id] = batch
+        admission = self.replica.admit(batch, self.batches.__getitem__)
+        assert admission is not None
+        return admission
+
+    def collect_final_records(self) -> list[Record]:
+        """Every final record, from the batches themselves."""
+        found = {record.id: record for batch in self.batches.values() for record in batch.records}
+        return [record for record in found.values() if self.replica.is_final(record.id)]
+
+
+class LocalMember(Gathering):
+    """A correct member without disk and network: what it is told goes in, its next batch comes out."""
+
+    def __init__(self, federation: Federation, number: int) -> None:
+        super().__init__(federation)
+        self.number = number
+        self.voter = Voter(self.replica, number)
+        self.submitted: list[Record] = []
+        self.open_epochs = EPOCH_ONE
+        self._unseen: set[bytes] = set()
+        self._is_replaying = False
+
+    def submit(self, record: Record) -> None:
+        """A wallet hands in a record. Raises: Rejected."""
+        if self.replica.locate(record.id) is None and record not in self.submitted:
+            self.voter.check_introduction(record, self.open_epochs)
+            self.voter.note_introduction(record)
+            self.submitted.append(record)
+
+    def _admit(self, batch: Batch) -> Admission:
+        admission = super()._admit(batch)
+        if batch.header.member == self.number:
+            self._unseen.difference_update(batch.seen)
+        else:
+            self._unseen.discard(batch.header.prev)
+            self._unseen.add(batch.id)
+        self.voter.handle_admission(admission, self.open_epochs)
+        if not self._is_replaying:
+            self._judge(batch)
+        return admission
+
+    def _judge(self, batch: Batch) -> None:
+        introduction = self.replica.get_introduction(batch.id)
+        if introduction is not None:
+            valid = sum(1 << i for i, record in enumerate(batch.records) if has_valid_signatures(record))
+            self.voter.handle_verified(introduction, valid, self.open_epochs)
+
+    def speak(self) -> Batch | None:
+        """The next batch of the member's log, if it has anything to say."""
+        located = self.replica.locate
+        records = [record for record in self.submitted if located(record.id) is None]
+        self.submitted = []
+        statements = self.voter.take_statements()
+        if not records and not statements:
+            return None
+        own = self.replica.logs[self.number]
+        after = self.batches[own[len(own) - 1][0]] if own else None
+        seen = [self.batches[batch_id] for batch_id in sorted(self._unseen)]
+        own_votes: list[Statement] = [VoteBatch(b"", 0)] if records else []
+        batch = self.federation.batch(
+            self.number, after=after, seen=seen, records=records, statements=own_votes + statements
+        )
+        self._admit(batch)
+        return batch
+
+    def restart(self) -> LocalMember:
+        """The member as it is after a crash: computed anew from its stored batches alone."""
+        again = LocalMember(self.federation, self.number)
+        again.open_epochs = self.open_epochs
+        again._is_replaying = True
+        for batch in self.batches.values():
+            again.receive(batch)
+        again._is_replaying = False
+        for batch in self.batches.values():
+            again._judge(batch)
+        return again
+
+    def receipt(self, record: Record) -> bytes:
+        """The receipt of a final record."""
+        return build_gathered_receipt(self, record)
+
+
+class Cluster:
+    """Correct members that hear each other at once."""
+
+    def __init__(self, federation: Federation, numbers: Iterable[int] = ()) -> None:
+        self.federation = federation
+        self.members = {number: LocalMember(federation, number) for number in numbers or federation.numbers}
+        self.said: list[Batch] = []
+
+    def hand_out(self, batch: Batch) -> None:
+        """Everybody receives the batch."""
+        self.said.append(batch)
+        for member in self.members.values():
+            member.receive(batch)
+
+    def settle_down(self) -> None:
+        """Members speak in turn until nobody has anything to say."""
+        is_quiet = False
+        while not is_quiet:
+            is_quiet = True
+            for member in self.members.values():
+                batch = member.speak()
+                if batch is not None:
+                    self.hand_out(batch)
+                    is_quiet = False
+
+    def finalise(self, records: Iterable[Record], at: int = 1) -> None:
+        """Hand records in at one member, one after the other where they build on each other, until all are final."""
+        for record in records:
+            try:
+                self.members[at].submit(record)
+            except Rejected:
+                self.settle_down()
+                self.members[at].submit(record)
+        self.settle_down()
+
+
+@cache
+def make_prefix(federation: Federation, people_count: int = 2) -> tuple[Batch, ...]:
+    """Batches of the first quorum's members that make an economy's records final; parents first."""
+    cluster = Cluster(federation, federation.numbers[: -(-2 * len(federation.numbers) // 3)])
+    economy = make_economy(federation, people_count)
+    cluster.finalise(economy.setup)
+    cluster.finalise([economy.grant])
+    assert all(cluster.members[1].replica.is_final(record.id) for record in economy.records)
+    return tuple(cluster.said)
+
+
+def build_gathered_receipt(gathering: Gathering, record: Record) -> bytes:
+    """The receipt of a final record, from the batches of one gathering."""
+    return build_receipt(gathering.replica, record.id, lambda batch_id: ProvableBatch(gathering.batches[batch_id]))
+
+
+# -- random histories -------------------------------------------------------------------------------------------------
+
+
+class HistoryWriter:
+    """Writes random histories of valid records, keeping books of its own in the plainest way.
+
+    Each writer's next record is valid once all before it have applied. Some histories spend money that is still to
+    come, so some records wait for a while in some orders.
+    """
+
+    def __init__(self, economy: Economy, random: Random) -> None:
+        self.federation = economy.federation
+        self.economy = economy
+        self.random = random
+        self.records: list[Record] = list(economy.records)
+        self.purses: dict[tuple[bytes, tuple[bytes, int]], int] = {}
+        for person in economy.people:
+            self.purses[person.account, economy.lot] = GRANTED
+        self.tips: dict[bytes, tuple[int, bytes]] = {}
+        for record in self.records:
+            self.tips[record.scope] = (record.sequence, record.id)
+        self.open_holds: list[Record] = []
+        self.sponsors = [economy.sponsor]
+        self.programs = [economy.program]
+
+    def _place(self, scope: bytes) -> dict[str, Any]:
+        if scope not in self.tips:
+            return {"sequence": 0, "prev": b""}
+        sequence, record_id = self.tips[scope]
+        return {"sequence": sequence + 1, "prev": record_id}
+
+    def _note(self, record: Record) -> Record:
+        self.tips[record.scope] = (record.sequence, record.id)
+        self.records.append(record)
+        return record
+
+    def _take(self, account: bytes, count_max: int) -> list[tuple[bytes, int, int]]:
+        """Parts of some lots of the account: (program, expiry epoch, amount)."""
+        lots = [(lot, held) for (owner, lot), held in self.purses.items() if owner == account and held > 0]
+        taken = []
+        for lot, held in self.random.sample(lots, min(len(lots), self.random.randint(1, count_max))):
+            amount = self.random.randint(1, held)
+            self.purses[account, lot] -= amount
+            taken.append((*lot, amount))
+        return taken
+
+    def _give(self, account: bytes, lot: tuple[bytes, int], amount: int) -> None:
+        self.purses[account, lot] = self.purses.get((account, lot), 0) + amount
+
+    def write(self) -> Record:
+        """One more record."""
+        choice = self.random.choices(
+            (self._write_transfer, self._write_hold, self._write_settle, self._write_program, self._write_grant),
+            (8, 4, 5, 1, 2),
+        )[0]
+        return choice() or self._write_program()
+
+    def _everybody(self) -> tuple[Person, ...]:
+        return (*self.economy.people, self.economy.donor)
+
+    def _write_transfer(self) -> Record | None:
+        payer = self.random.choice(self._everybody())
+        outputs = []
+        for program, expiry, amount in self._take(payer.account, 2):
+            payee = self.random.choice(self._everybody())
+            outputs.append(Output(payee.account, program, expiry, amount))
+            self._give(payee.account, (program, expiry), amount)
+        if not outputs:
+            return None
+        scope = account_scope(payer.account)
+        return self._note(self.federation.transfer(payer, outputs, **self._place(scope)))
+
+    def _write_hold(self) -> Record | None:
+        payer = self.random.choice(self._everybody())
+        draws = [Draw(*part) for part in self._take(payer.account, 2)]
+        if not draws:
+            return None
+        place = self._place(account_scope(payer.account))
+        sponsor = self.random.choice(self.sponsors)
+        hold = self.federation.hold(payer, self.economy.donor, sponsor, draws, **place)
+        self.open_holds.append(hold)
+        return self._note(hold)
+
+    def _write_settle(self) -> Record | None:
+        if not self.open_holds:
+            return None
+        hold = self.open_holds.pop(self.random.randrange(len(self.open_holds)))
+        assert isinstance(hold.body, Hold)
+        amount = self.random.randint(0, sum(draw.amount for draw in hold.body.draws))
+        gift = self.random.choice((0, 0, amount // 3))
+        program = self.random.choice(self.programs).id if gift else b""
+        rest = amount
+        for program_id, expiry, drawn in hold.body.draws:
+            part = min(rest, drawn)
+            rest -= part
+            self._give(hold.account, (program_id, expiry), drawn - part)
+        self._give(self.economy.donor.account, (b"", 0), amount - gift)
+        changes = {"gift_amount": gift, "gift_program": program}
+        return self._note(self.federation.settle(self.economy.donor, hold, amount, **changes))
+
+    def _write_program(self) -> Record:
+        number = self.random.choice(self.federation.numbers)
+        place = self._place(account_scope(self.federation.member(number).account))
+        if self.random.random() < 0.3:
+            record = self.federation.sponsor(number, self.economy.donor, **place)
+            self.sponsors.append(record)
+        else:
+            record = self.federation.program(number, expiry_epochs=self.random.randint(0, 3), **place)
+            self.programs.append(record)
+        return self._note(record)
+
+    def _write_grant(self) -> Record | None:
+        own = [program for program in self.programs if program.account == self.economy.program.account]
+        program = self.random.choice(own)
+        assert isinstance(program.body, Program)
+        scope = account_scope(self.federation.charter.get_issuance_account(1, 1))
+        outputs = [(enrolment, self.random.randint(1, 500)) for enrolment in self.economy.enrolments]
+        for enrolment, amount in outputs:
+            assert isinstance(enrolment.body, Enrol)
+            self._give(enrolment.body.account, (program.id, 1 + program.body.expiry_epochs), amount)
+        return self._note(self.federation.grant(program, outputs, **self._place(scope)))
+
+
+def write_history(federation: Federation, seed: int, count: int) -> list[Record]:
+    """An economy's records and `count` random ones after them, causes first."""
+    writer = HistoryWriter(make_economy(federation), Random(seed))
+    for _ in range(count):
+        writer.write()
+    return writer.records
+
+
+def make_records_of_every_kind(federation: Federation) -> list[Record]:
+    """One record of each kind at least, all valid in this order."""
+    economy = make_economy(federation)
+    payer, payee = economy.people[0], economy.people[1]
+    transfer = federation.transfer(payer, [economy.output(payee, 10), economy.output(payee, 5)], "coffee ☕")
+    draws = [Draw(*economy.lot, 100)]
+    hold = federation.hold(payer, economy.donor, economy.sponsor, draws, sequence=1, prev=transfer.id)
+    gift = {"gift_program": economy.program.id, "gift_amount": 20}
+    settle = federation.settle(economy.donor, hold, 60, **gift)
+    return [*economy.records, transfer, hold, settle]
+
+
+def iterate_mask(mask: int) -> list[int]:
+    """The positions of a mask."""
+    return list(iterate_positions(mask))
