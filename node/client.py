@@ -283,7 +283,7 @@ class NodeClient:
         wait: float = 0,
         may_repeat: bool = True,
         is_missing_allowed: bool = False,
-        bytes_max: int = JSON_BYTES_MAX,
+        bytes_max: int | None = None,
         answer_seconds: float = ANSWER_SECONDS_MAX,
         content_type: str = api.OCTETS,
     ) -> tuple[int, bytes]:
@@ -300,7 +300,7 @@ class NodeClient:
             try:
                 connection.request(method, target, content, headers)
                 response = connection.getresponse()
-                answer = self._receive(response, bytes_max, time.monotonic() + wait + answer_seconds)
+                answer = self._receive(response, bytes_max or JSON_BYTES_MAX, time.monotonic() + wait + answer_seconds)
             except (OSError, HTTPException) as error:
                 connection.close()
                 if pause is None or not isinstance(error, (ConnectionResetError, BrokenPipeError)):

@@ -34,14 +34,12 @@ PROTOCOL_IMPORTS = {
 PROTOCOL_BUILTINS_FORBIDDEN = {"breakpoint", "eval", "exec", "hash", "id", "input", "open", "print"}
 PROTOCOL_METHODS_FORBIDDEN = {"generate", "generate_key"}
 
-# Whoever holds keys of people or lends a machine speaks HTTP only: it can't even load the ledger's database.
-NEAR_THE_DATABASE = (
-    "node.daemon", "node.member", "node.network", "node.storage", "libp2p", "peewee", "playhouse",
-)  # fmt: skip
+# Whoever holds keys of people or lends a machine speaks HTTP only: it can't even load the ledger's store.
+NEAR_THE_LEDGER = ("node.daemon", "node.member", "node.network", "node.storage", "libp2p")
 KEPT_AWAY = {
-    "node.wallet": NEAR_THE_DATABASE,
-    "node.donor": NEAR_THE_DATABASE,
-    "node.client": NEAR_THE_DATABASE,
+    "node.wallet": NEAR_THE_LEDGER,  # its journal is a database of its own
+    "node.donor": NEAR_THE_LEDGER,
+    "node.client": (*NEAR_THE_LEDGER, "peewee", "playhouse"),
 }
 
 # Where the name to import is not the name of the distribution.

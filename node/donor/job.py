@@ -29,6 +29,7 @@ from protocol.conversation import (
     Message,
     Quoted,
     ReceiptAgreed,
+    Refused,
     Result,
     Settled,
     Start,
@@ -122,7 +123,10 @@ class JobRun:
     async def _handle_message(self, message: Message) -> None:
         match message:
             case Start() if not self.document.hold:
-                await self._handle_start(message)
+                try:
+                    self._handle_start(message)
+                except InvalidInput as error:
+                    await self.line.say(Refused(f"this is no start of the job: {error}"[:REASON_CHARACTERS_MAX]))
             case VoucherGiven() if self.document.hold:
                 self.meter.accept_voucher(*message)
             case ReceiptAgreed() if self.document.receipt:
@@ -132,7 +136,7 @@ class JobRun:
         self._news.set()
         self._news = trio.Event()
 
-    async def _handle_start(self, start: Start) -> None:
+    def _handle_start(self, start: Start) -> None:
         """Check that the money is really put aside, for this quote. What does not hold is no start at all."""
         charter, document = self.shop.charter, self.document
         hold = verify_receipt(charter, start.hold_receipt).record

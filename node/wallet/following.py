@@ -24,6 +24,7 @@ from protocol.conversation import (
     LogChunk,
     Message,
     ReceiptAgreed,
+    Refused,
     Result,
     Settled,
     Started,
@@ -90,6 +91,9 @@ class Follower:
                 self._take_tick(message.tick)
             case Result():
                 self._take_result(message)
+            case Refused():
+                self._job.dispute = self._job.dispute or f"the donor refuses: {message.reason}"
+                self._tell(f"the donor refuses: {message.reason}")
             case Settled():
                 self._take_settlement(message.finality_receipt)
 

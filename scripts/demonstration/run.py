@@ -19,7 +19,7 @@ from scripts.demonstration.stage import DemoFailed, Stage
 from scripts.loopback import find_free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-JOB = ROOT / "scripts" / "demo_job" / "job.yaml"
+JOB = ROOT / "scripts" / "demonstration" / "job" / "job.yaml"
 PEOPLE = ("alice", "bob")
 INSTITUTIONS = ("Aalto", "Bologna", "Coimbra", "Delft")
 HOST, GRANTER, VICTIM = "Aalto", "Bologna", "Delft"
@@ -113,13 +113,13 @@ def open_donor(stage: Stage) -> None:
     """A donor sets up this machine and measures it; an institution vouches for it; the agent starts."""
     stage.title("A donor lends this machine")
     home = stage.home("donor")
-    stage.take_from_cache("runtimes", home)
+    stage.take_from_cache("runtimes", home / "donor")
     setup = stage.allmende_json(
         "donor", "setup", "--home", home, "--node", stage.urls[HOST], "--machine", "demo machine",
         "--cores", "1", "--memory", "2", "--disk", "1", "--tick", "2", "-y",
     )  # fmt: skip
     stage.allmende("donor", "selftest", "--home", home)
-    stage.put_into_cache("runtimes", home)
+    stage.put_into_cache("runtimes", home / "donor")
     stage.allmende("member", "sponsor", setup["address"], "--epochs", "12", "--home", stage.home(HOST), "-y")
     stage.start("donor-agent", "donor", "start", "--home", home)
 
@@ -186,13 +186,13 @@ def redeem(stage: Stage) -> dict[str, Any]:
     stage.allmende("offers", "--home", home)
     stage.allmende("job", "plan", JOB, "--home", home)
     run = stage.allmende_json("job", "run", JOB, "--home", home, "-y")
-    stage.allmende("job", "fetch", run["id"], "--home", home, "--to", results)
-    stage.allmende("job", "show", run["id"], "--home", home)
-    stage.allmende("job", "receipt", run["id"], "--home", home, "--out", stage.path("job"))
-    shown = stage.allmende_json("job", "show", run["id"], "--home", home, quiet=True)
+    stage.allmende("job", "fetch", run["job"], "--home", home, "--to", results)
+    stage.allmende("job", "show", run["job"], "--home", home)
+    stage.allmende("job", "receipt", run["job"], "--home", home, "--out", stage.path("job"))
+    shown = stage.allmende_json("job", "show", run["job"], "--home", home, quiet=True)
     result = json.loads(next(results.rglob("result.json")).read_text())
     stage.say(f"    the result that Bob opened: {result}")
-    return {"state": shown["state"], "charged_millicredits": shown["charged_millicredits"], "result": result}
+    return {"state": shown["state"], "charged_millicredits": shown["paid_millicredits"], "result": result}
 
 
 def has_offer(stage: Stage) -> bool:

@@ -46,7 +46,7 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for name in reversed(self._processes):
+        for name in reversed(list(self._processes)):
             self.stop(name)
         if not self.keep:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -75,7 +75,7 @@ class Stage:
         """Put what an earlier run kept into a new home: what is slow to build and the same each time."""
         kept = self.folder.parent / name
         if kept.exists():
-            home.mkdir(mode=0o700, exist_ok=True)
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
             kept.rename(home / name)
 
     def put_into_cache(self, name: str, home: Path) -> None:

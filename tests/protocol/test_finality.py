@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from protocol.charter import compute_quorum
 from protocol.finality import Tally, full_mask, iterate_positions
+from protocol.statements import Commit, Vote
 from tests.oracles import NaiveTally
+from tests.strategies import Gathering, make_federation
 
 WEIGHTS = st.lists(st.one_of(st.integers(1, 9), st.integers(1, 1_000_000)), min_size=1, max_size=10)
 
@@ -60,6 +62,35 @@ def test_every_two_quorums_of_small_federations_share_a_correct_member():
                 assert all((left & right) - faulty for faulty in bearable)
         # Correct members alone are a quorum, so the faulty can't stop the others.
         assert all(set(members) - faulty in quorums for faulty in bearable)
+
+
+def test_commits_of_different_attempts_never_add_up():
+    federation = make_federation()
+    introduction = federation.batch(1, records=[federation.program(1)])
+    record_id = introduction.records[0].id
+    gathering = Gathering(federation)
+    gathering.receive(introduction)
+    for number, attempt in ((2, 0), (3, 0), (4, 1)):
+        commit = Commit(introduction.id, 0, attempt)
+        gathering.receive(federation.batch(number, seen=[introduction], statements=[commit]))
+    assert not gathering.replica.is_final(record_id)
+    last = federation.batch(1, after=introduction, statements=[Commit(introduction.id, 0, 0)])
+    gathering.receive(last)
+    assert gathering.replica.is_final(record_id)
+
+
+def test_votes_of_different_proposals_never_add_up():
+    federation = make_federation()
+    introduction = federation.batch(1, records=[federation.program(1)])
+    gathering = Gathering(federation)
+    admissions = gathering.receive(introduction)
+    rounds = ((2, 0, b"", 0), (3, 0, b"", 0), (4, 1, introduction.id, 0), (1, 1, introduction.id, 1))
+    for number, *vote in rounds:
+        after = introduction if number == 1 else None
+        seen = [] if number == 1 else [introduction]
+        statements = [Vote(introduction.id, 0, *vote)]
+        admissions += gathering.receive(federation.batch(number, after=after, seen=seen, statements=statements))
+    assert not any(admission.certified for admission in admissions)
 
 
 @given(st.sets(st.integers(0, 1023)))

@@ -224,23 +224,28 @@ def test_a_commit_needs_a_certificate():
     assert member.speak() is None
 
 
-def test_two_certificates_for_one_slot_get_one_commit_even_after_the_first_record_applied():
+@pytest.mark.parametrize("is_applied_between", [False, True])
+def test_two_certificates_for_one_slot_get_one_commit(is_applied_between):
     """Beyond the fault bound two certificates exist; a correct member must still not convict itself."""
     left, right = FEDERATION.program(1), FEDERATION.program(1, name="Rival")
     member = LocalMember(FEDERATION, 1)
-    introductions = [FEDERATION.batch(4, records=[record]) for record in (left, right)]
-    for introduction in introductions:
+    committed = []
+    for record in (left, right):
+        introduction = FEDERATION.batch(4, records=[record])
+        statements: list[Statement] = [VoteBatch(introduction.id, 0)]
+        if is_applied_between and record is left:
+            statements.append(CommitBatch(introduction.id, 0))
         member.receive(introduction)
-    said = [member.speak()]
-    for introduction in introductions:
+        committed += list_said(member, member.speak(), (CommitBatch, Commit))
         for number in (2, 3, 4):
             after = introduction if number == 4 else None
-            statements: list[Statement] = [VoteBatch(introduction.id, 0), CommitBatch(introduction.id, 0)]
             member.receive(FEDERATION.batch(number, after=after, seen=[introduction], statements=statements))
-            said.append(member.speak())
-    committed = [names for batch in said for names in list_said(member, batch, (CommitBatch, Commit))]
-    assert committed in ([[left.id]], [])
-    assert member.replica.ledger.get_next_sequence(left.scope) == 1
+            committed += list_said(member, member.speak(), (CommitBatch, Commit))
+    assert committed == [[left.id]]
+    assert member.replica.is_final(left.id) == is_applied_between
+    rival = member.replica.locate(right.id)
+    assert rival is not None
+    assert any(tally.reached for tally in rival[0].votes.values()), "the rival has a certificate"
 
 
 # -- speaking ---------------------------------------------------------------------------------------------------------

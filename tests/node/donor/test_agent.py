@@ -11,11 +11,13 @@ import trio
 
 from node.donor.job_file import JobFile
 from node.errors import UserError
+from node.wallet.calling import Line
 from node.wallet.following import Follower, unpack_outputs
 from node.wallet.job_receipts import verify_job
 from node.wallet.job_records import load_job
 from node.wallet.job_spec import read_job_file
 from node.wallet.jobs import hold_job, open_job, plan_job, start_job
+from protocol.conversation import Cancel
 from protocol.metering import JobState
 from protocol.receipts import verify_receipt
 
@@ -105,9 +107,7 @@ async def test_after_the_agent_is_killed_the_payer_gets_everything_back(
     path = write_job("echo up; sleep 50")
     async with start_agent() as agent:
         await run_in_thread(payer.begin, path)
-        with trio.fail_after(20):
-            while not any(run.document.state == JobState.RUNNING for run in agent._jobs.values()):
-                await trio.sleep(0.05)
+        await wait_until_running(agent)
     assert fake_node.get_hold().is_open
     async with start_agent():
         await run_in_thread(payer.follow)
@@ -166,13 +166,66 @@ async def test_the_owner_takes_the_machine_back_and_nothing_is_charged(
 ):
     async with start_agent() as agent:
         await run_in_thread(payer.begin, write_job("sleep 50"))
-        with trio.fail_after(20):
-            while not any(run.document.state == JobState.RUNNING for run in agent._jobs.values()):
-                await trio.sleep(0.05)
+        await wait_until_running(agent)
         donor_home.write_wish("pause")
         await run_in_thread(payer.follow)
     receipt = payer.job.decode_receipt(payer.wallet)
     assert (receipt.state, receipt.amount, payer.job.paid) == (JobState.EVICTED, 0, 0)
+
+
+async def wait_until_running(agent):
+    with trio.fail_after(20):
+        while not any(run.document.state == JobState.RUNNING for run in agent._jobs.values()):
+            await trio.sleep(0.05)
+
+
+async def test_a_job_that_its_payer_cancels_is_charged_until_then(fake_node, payer, write_job, start_agent):
+    async with start_agent() as agent:
+        await run_in_thread(payer.begin, write_job("sleep 50"))
+        await wait_until_running(agent)
+        await run_in_thread(Line(payer.wallet, payer.job, payer.connect).say, Cancel("enough"))
+        await run_in_thread(payer.follow)
+    receipt = payer.job.decode_receipt(payer.wallet)
+    assert receipt.state is JobState.CANCELLED
+    assert 0 < receipt.amount == payer.job.paid < payer.job.decode_quote(payer.wallet).amount_max
+
+
+async def test_a_job_that_outlasts_its_wall_time_costs_what_was_put_aside_and_no_more(payer, write_job, start_agent):
+    path = write_job("sleep 50")
+    path.write_text(path.read_text().replace("60s", "2s"))
+    async with start_agent():
+        await run_in_thread(payer.run, path)
+    receipt = payer.job.decode_receipt(payer.wallet)
+    assert receipt.state is JobState.WALLTIME
+    assert receipt.amount == payer.job.paid == payer.job.decode_quote(payer.wallet).amount_max
+
+
+async def test_a_second_job_is_told_that_the_machine_is_busy_and_its_money_stays(
+    fake_node, payer, write_job, start_agent
+):
+    path = write_job("sleep 50")
+    async with start_agent() as agent:
+        await run_in_thread(payer.begin, path)
+        await wait_until_running(agent)
+        before = fake_node.get_balance(payer.wallet.account)
+        with pytest.raises(UserError, match="busy"):
+            await run_in_thread(Payer(payer.wallet, fake_node).begin, path)
+        assert fake_node.get_balance(payer.wallet.account) == before
+
+
+async def test_inputs_that_can_not_be_opened_cost_nothing_but_the_time_that_never_was(
+    fake_node, payer, write_job, start_agent
+):
+    put_blob = fake_node.put_blob
+
+    async with start_agent():
+        fake_node.put_blob = lambda content: (
+            put_blob(content) or fake_node.blobs.update(dict.fromkeys(fake_node.blobs, b"junk"))
+        )
+        await run_in_thread(payer.run, write_job("true"))
+    receipt = payer.job.decode_receipt(payer.wallet)
+    assert (receipt.state, receipt.amount, payer.job.paid) == (JobState.USER_FAILED, 0, 0)
+    assert "inputs" in payer.job.detail
 
 
 async def test_a_paused_donor_gives_no_quote_and_nothing_is_spent(fake_node, donor_home, payer, write_job, start_agent):

@@ -60,8 +60,8 @@ class Federation:
     donor_key = make_key(5)
 
     def __init__(self) -> None:
-        keys = [make_key(number) for number in (1, 2, 3)]
-        member = Member(1, "University", *map(public, keys), 1, (10**9,), 0)
+        vote_key, peer_key = public(make_key(2)), public(make_key(3))
+        member = Member(1, "University", public(self.member_key), vote_key, peer_key, 1, (10**9,), 0)
         policy = Policy(bytes(32), 60, 3600, 0, 10, 2**30)
         genesis = int(time.time()) - 100
         fields = CharterFields(0, b"", "Alone", bytes(16), genesis, 30 * 24 * 3600, 0, 1, (member,), (), policy)

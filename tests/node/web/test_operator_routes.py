@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from node import api
-from node.addresses import Kind, encode_address
+from node.addresses import Kind, decode_address, encode_address
 from node.errors import UserError
 from node.operator.actions import OperatorActions
 from node.operator.outbox import Outbox
@@ -26,8 +26,6 @@ async def test_an_institution_declares_enrols_grants_and_vouches(node, federatio
     assert [record.state for record in signed.records] == ["applied"]
     (program,) = await node.call("get_programs")
     assert program.name == "Students"
-
-    from node.addresses import decode_address
 
     request = federation.sign_budget_request(decode_address(Kind.PROGRAM, program.id))
     await node.call("post_budget_request", request.encode())

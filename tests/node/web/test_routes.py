@@ -169,7 +169,7 @@ async def test_a_request_for_nobodys_budget_or_another_epoch_is_refused(funded, 
 
 
 async def test_a_donors_offer_is_shown_and_handed_on_once(funded, federation):
-    handed_on = []
+    handed_on: list[bytes] = []
     funded.services.on_offer.append(handed_on.append)
     offer = federation.sign_offer(int(time.time()) + 600).encode()
     await funded.call("put_offer", offer)
@@ -228,6 +228,7 @@ async def test_a_poll_without_a_letter_comes_back_empty(node):
 
 
 async def test_bundles_are_kept_under_their_hash(node):
+    digest = b""
     for content in (b"", b"sealed", bytes(3_000_000)):
         digest = await node.call("put_blob", content)
         assert digest == sha256(content).digest()
