@@ -72,9 +72,7 @@ class LazyGroup(click.Group):
         super().invoke(ctx)
 
 
-@click.group(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="allmende", message="allmende %(version)s")
 def cli() -> None:
     """A ledger of compute credits that a federation of institutions keeps together.

@@ -37,9 +37,7 @@ class Pacing:
     def _adapt(self) -> None:
         is_crowded = self._batches > BATCHES_PER_WINDOW_FREE
         if is_crowded and self._records < RECORDS_PER_BATCH_GOAL * self._batches:
-            self.interval_seconds = min(
-                max(INTERVAL_CEILING_SECONDS, self._shortest), self.interval_seconds * 1.5
-            )
+            self.interval_seconds = min(max(INTERVAL_CEILING_SECONDS, self._shortest), self.interval_seconds * 1.5)
         else:
             self.interval_seconds = max(self._shortest, self.interval_seconds / 1.5)
 

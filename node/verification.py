@@ -29,9 +29,7 @@ async def check_all(items: Sequence[T], check: Callable[[T], bool]) -> list[bool
 
     async def check_chunk(number: int) -> None:
         chunk = chunks[number]
-        results[number] = await trio.to_thread.run_sync(
-            lambda: [check(item) for item in chunk], limiter=_limiter()
-        )
+        results[number] = await trio.to_thread.run_sync(lambda: [check(item) for item in chunk], limiter=_limiter())
 
     async with trio.open_nursery() as nursery:
         for number in range(len(chunks)):

@@ -27,14 +27,12 @@ from protocol.statements import (
     encode_signed,
     encode_statement,
 )
+from tests.local_members import Gathering, build_gathered_receipt, make_prefix
 from tests.strategies import (
-    Gathering,
-    build_gathered_receipt,
     make_economy,
     make_federation,
     make_id,
     make_key,
-    make_prefix,
     make_public_key,
     make_records_of_every_kind,
 )

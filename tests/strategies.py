@@ -21,10 +21,8 @@ from protocol import signatures
 from protocol.batches import Batch, LogPosition, build_batch
 from protocol.budgets import BudgetRequest
 from protocol.charter import Charter, CharterFields, FoundedCharter, Member, Policy, Rate, found_charter
-from protocol.errors import Rejected
 from protocol.finality import iterate_positions
 from protocol.identifiers import compute_account_id
-from protocol.receipts import ProvableBatch, build_receipt
 from protocol.records import (
     Body,
     Draw,
@@ -43,14 +41,11 @@ from protocol.records import (
     Transfer,
     account_scope,
     compute_voucher_id,
-    has_valid_signatures,
     hold_scope,
     person_scope,
     sign_record,
 )
-from protocol.replica import Admission, Replica
-from protocol.statements import Statement, VoteBatch
-from protocol.voting import Voter
+from protocol.statements import Statement
 
 EPOCH_ONE = range(1, 2)
 ACCEPTABLE_USE = sha256(b"be kind").digest()
@@ -302,178 +297,6 @@ def make_economy(federation: Federation, people_count: int = 2) -> Economy:
     sponsor = federation.sponsor(2, donor)
     grant = federation.grant(program, [(enrolment, GRANTED) for enrolment in enrolments])
     return Economy(federation, people, donor, program, enrolments, sponsor, grant)
-
-
-# -- members in one process -------------------------------------------------------------------------------------------
-
-
-class Gathering:
-    """A replica with a parking place: takes batches in any order, with any repetition."""
-
-    def __init__(self, federation: Federation) -> None:
-        self.federation = federation
-        self.replica = Replica(federation.charter)
-        self.batches: dict[bytes, Batch] = {}
-        """Admitted, in the order of admission."""
-        self.parked: dict[bytes, Batch] = {}
-
-    def receive(self, batch: Batch) -> list[Admission]:
-        """Take in a batch, and all that waited for it."""
-        if batch.id in self.replica:
-            return []
-        self.parked[batch.id] = batch
-        admissions: list[Admission] = []
-        count = -1
-        while count != len(admissions):
-            count = len(admissions)
-            for parked in list(self.parked.values()):
-                if not self.replica.get_missing_parents(parked):
-                    del self.parked[parked.id]
-                    admissions.append(self._admit(parked))
-        return admissions
-
-    def merge(self, other: Gathering, random: Random) -> None:
-        """Join: the union of both sets, and of what both have parked."""
-        batches = [*other.batches.values(), *other.parked.values()]
-        random.shuffle(batches)
-        for batch in batches:
-            self.receive(batch)
-
-    def _admit(self, batch: Batch) -> Admission:
-        assert self.replica.is_linked(batch, {})
-        self.batches[batch.id] = batch
-        admission = self.replica.admit(batch, self.batches.__getitem__)
-        assert admission is not None
-        return admission
-
-    def collect_final_records(self) -> list[Record]:
-        """Every final record, from the batches themselves."""
-        found = {record.id: record for batch in self.batches.values() for record in batch.records}
-        return [record for record in found.values() if self.replica.is_final(record.id)]
-
-
-class LocalMember(Gathering):
-    """A correct member without disk and network: what it is told goes in, its next batch comes out."""
-
-    def __init__(self, federation: Federation, number: int) -> None:
-        super().__init__(federation)
-        self.number = number
-        self.voter = Voter(self.replica, number)
-        self.submitted: list[Record] = []
-        self.open_epochs = EPOCH_ONE
-        self._unseen: set[bytes] = set()
-        self._is_replaying = False
-
-    def submit(self, record: Record) -> None:
-        """A wallet hands in a record. Raises: Rejected."""
-        if self.replica.locate(record.id) is None and record not in self.submitted:
-            self.voter.check_introduction(record, self.open_epochs)
-            self.voter.note_introduction(record)
-            self.submitted.append(record)
-
-    def _admit(self, batch: Batch) -> Admission:
-        admission = super()._admit(batch)
-        if batch.header.member == self.number:
-            self._unseen.difference_update(batch.seen)
-        else:
-            self._unseen.discard(batch.header.prev)
-            self._unseen.add(batch.id)
-        self.voter.handle_admission(admission, self.open_epochs)
-        if not self._is_replaying:
-            self._judge(batch)
-        return admission
-
-    def _judge(self, batch: Batch) -> None:
-        introduction = self.replica.get_introduction(batch.id)
-        if introduction is not None:
-            valid = sum(1 << i for i, record in enumerate(batch.records) if has_valid_signatures(record))
-            self.voter.handle_verified(introduction, valid, self.open_epochs)
-
-    def speak(self) -> Batch | None:
-        """The next batch of the member's log, if it has anything to say."""
-        located = self.replica.locate
-        records = [record for record in self.submitted if located(record.id) is None]
-        self.submitted = []
-        statements = self.voter.take_statements()
-        if not records and not statements:
-            return None
-        own = self.replica.logs[self.number]
-        after = self.batches[own[len(own) - 1][0]] if own else None
-        seen = [self.batches[batch_id] for batch_id in sorted(self._unseen)]
-        own_votes: list[Statement] = [VoteBatch(b"", 0)] if records else []
-        batch = self.federation.batch(
-            self.number, after=after, seen=seen, records=records, statements=own_votes + statements
-        )
-        self._admit(batch)
-        return batch
-
-    def restart(self) -> LocalMember:
-        """The member as it is after a crash: computed anew from its stored batches alone."""
-        again = LocalMember(self.federation, self.number)
-        again.open_epochs = self.open_epochs
-        again._is_replaying = True
-        for batch in self.batches.values():
-            again.receive(batch)
-        again._is_replaying = False
-        for batch in self.batches.values():
-            again._judge(batch)
-        return again
-
-    def receipt(self, record: Record) -> bytes:
-        """The receipt of a final record."""
-        return build_gathered_receipt(self, record)
-
-
-class Cluster:
-    """Correct members that hear each other at once."""
-
-    def __init__(self, federation: Federation, numbers: Iterable[int] = ()) -> None:
-        self.federation = federation
-        self.members = {number: LocalMember(federation, number) for number in numbers or federation.numbers}
-        self.said: list[Batch] = []
-
-    def hand_out(self, batch: Batch) -> None:
-        """Everybody receives the batch."""
-        self.said.append(batch)
-        for member in self.members.values():
-            member.receive(batch)
-
-    def settle_down(self) -> None:
-        """Members speak in turn until nobody has anything to say."""
-        is_quiet = False
-        while not is_quiet:
-            is_quiet = True
-            for member in self.members.values():
-                batch = member.speak()
-                if batch is not None:
-                    self.hand_out(batch)
-                    is_quiet = False
-
-    def finalise(self, records: Iterable[Record], at: int = 1) -> None:
-        """Hand records in at one member, one after the other where they build on each other, until all are final."""
-        for record in records:
-            try:
-                self.members[at].submit(record)
-            except Rejected:
-                self.settle_down()
-                self.members[at].submit(record)
-        self.settle_down()
-
-
-@cache
-def make_prefix(federation: Federation, people_count: int = 2) -> tuple[Batch, ...]:
-    """Batches of the first quorum's members that make an economy's records final; parents first."""
-    cluster = Cluster(federation, federation.numbers[: -(-2 * len(federation.numbers) // 3)])
-    economy = make_economy(federation, people_count)
-    cluster.finalise(economy.setup)
-    cluster.finalise([economy.grant])
-    assert all(cluster.members[1].replica.is_final(record.id) for record in economy.records)
-    return tuple(cluster.said)
-
-
-def build_gathered_receipt(gathering: Gathering, record: Record) -> bytes:
-    """The receipt of a final record, from the batches of one gathering."""
-    return build_receipt(gathering.replica, record.id, lambda batch_id: ProvableBatch(gathering.batches[batch_id]))
 
 
 # -- random histories -------------------------------------------------------------------------------------------------

@@ -25,9 +25,7 @@ def list_sources() -> list[Path]:
 
 
 def list_documents() -> list[Path]:
-    return sorted(
-        [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
-    )
+    return sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
 
 
 def read_headings(document: str) -> list[str]:
@@ -84,9 +82,7 @@ def test_every_section_number_is_given_once() -> None:
 
 
 def test_no_document_has_a_dead_link() -> None:
-    dead = [
-        f"{path.relative_to(ROOT)}: {link}" for path in list_documents() for link in find_dead_links(path)
-    ]
+    dead = [f"{path.relative_to(ROOT)}: {link}" for path in list_documents() for link in find_dead_links(path)]
     if dead:
         pytest.fail("\n".join(dead), pytrace=False)
 

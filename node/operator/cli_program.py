@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 REQUEST_PREFIX_MIN = 4
 """Characters of a request's id that name it, if no other starts so; after the `almr1q` that all ids share."""
 ID_HEAD = "almr1q"
+PROGRAM_HEAD = "almp1"
 SHOWN_CHARACTERS = len(ID_HEAD) + 8
 APPROVALS_AT_ONCE = 8
 
@@ -36,7 +37,7 @@ def group() -> None:
     Example:
         allmende program create "Students 2027" --allowance 3600 --expiry-epochs 1
         allmende program approve --all almp1...
-        allmende program grant almp1...
+        allmende program grant Students
     """
 
 
@@ -113,7 +114,7 @@ def show(program: str, home: NodeHome, url: str | None, as_json: bool) -> None:
 
     \b
     Example:
-        allmende program show almp1...
+        allmende program show Students
     """
     with connect(home, url) as client:
         found = find_program(client, program)
@@ -172,7 +173,7 @@ def approve(
     \b
     Example:
         allmende program approve almr1q3fa94c
-        allmende program approve --all almp1... -y
+        allmende program approve --all Students -y
     """
     if bool(request_ids) == (program is not None):
         raise click.UsageError("name requests, or --all PROGRAM, and not both")
@@ -216,11 +217,12 @@ def grant(
 
     \b
     Example:
-        allmende program grant almp1...
+        allmende program grant Students
         allmende program grant almp1... --to alm1... --amount 100
     """
-    order = api.GrantOrder(program, list(accounts) or None, None if amount is None else parse_credits(amount))
     with connect(home) as client:
+        wanted = find_program(client, program).id
+        order = api.GrantOrder(wanted, list(accounts) or None, None if amount is None else parse_credits(amount))
         signed = sign_after_asking(lambda dry: client.grant(order, dry_run=dry), dry_run, yes)
     emit(describe_signed(signed, dry_run), [signed.text], as_json)
 
@@ -258,20 +260,25 @@ def describe_signed(signed: api.Signed, dry_run: bool) -> dict[str, object]:
 
 
 def find_program(client: NodeClient, text: str) -> api.Program:
-    """The program with this id. Raises: UserError."""
-    decode_address(Kind.PROGRAM, text)
-    for program in client.get_programs():
-        if program.id == text.strip().lower():
-            return program
-    raise UserError("this node knows no such program: see `allmende program ls --all`")
+    """The program with this id, or the one of our own with this name. Raises: UserError."""
+    programs = client.get_programs()
+    wanted = text.strip()
+    own = client.get_status().member
+    found = [program for program in programs if program.name == wanted and program.member == own]
+    if not found and wanted.lower().startswith(PROGRAM_HEAD):
+        decode_address(Kind.PROGRAM, wanted)
+        found = [program for program in programs if program.id == wanted.lower()]
+    if len(found) > 1:
+        raise UserError(f"{len(found)} programs are called {wanted}: name one by its id (almp1...)")
+    if not found:
+        raise UserError("this node knows no such program: see `allmende program ls --all`")
+    return found[0]
 
 
 def list_requests(client: NodeClient, program: str | None) -> list[api.BudgetRequest]:
     """Requests for one program, or all."""
-    if program is not None:
-        decode_address(Kind.PROGRAM, program)
-    found = client.list_budget_requests()
-    return [request for request in found if program is None or request.program == program.strip().lower()]
+    wanted = None if program is None else find_program(client, program).id
+    return [request for request in client.list_budget_requests() if wanted in (None, request.program)]
 
 
 def find_request(known: list[api.BudgetRequest], text: str) -> api.BudgetRequest:

@@ -13,7 +13,7 @@ from protocol.charter import Charter
 from protocol.credits import format_credits
 from protocol.errors import InvalidInput
 from protocol.identifiers import compute_account_id
-from protocol.quotes import JobReceipt, decode_job_receipt
+from protocol.quotes import NO_EXIT_STATUS, JobReceipt, decode_job_receipt
 from protocol.receipts import verify_receipt
 from protocol.records import Hold, Record, Settle
 
@@ -53,7 +53,7 @@ def describe_job(job: ProvenJob) -> tuple[dict[str, Any], list[str]]:
     is_agreed = bool(receipt.meter_signature)
     document = {
         "state": receipt.state.name,
-        "exit_status": receipt.exit_status,
+        "exit_status": receipt.exit_status if receipt.exit_status != NO_EXIT_STATUS else None,
         "wall_ms": receipt.wall_ms,
         "memory_peak_bytes": receipt.memory_peak_bytes,
         "outputs": receipt.outputs.hex(),
@@ -63,7 +63,7 @@ def describe_job(job: ProvenJob) -> tuple[dict[str, Any], list[str]]:
         "is_signed_by_payer": is_agreed,
     }
     lines = [
-        f"Job: {receipt.state.name}, exit status {receipt.exit_status}, {receipt.wall_ms / 1000:.1f} s, "
+        f"Job: {receipt.state.name}, exit status {document['exit_status']}, {receipt.wall_ms / 1000:.1f} s, "
         f"{format_credits(receipt.amount)} credits",
         f"  from {document['payer']} to {document['payee']}",
         "  signed by both sides" if is_agreed else "  signed by the donor; the payer has not agreed",

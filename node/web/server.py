@@ -142,8 +142,11 @@ class HttpServer:
                     task_status.started(self.addresses)
             finally:
                 self._closing.set()
-                for listener in self._listeners:
+                for listener, address in zip(self._listeners, self.addresses, strict=True):
                     listener.socket.close()
+                    if listener.socket.family == socket.AF_UNIX:
+                        with suppress(OSError):
+                            os.unlink(address)
 
     async def _hold_connections(self, task_status: trio.TaskStatus[trio.Nursery]) -> None:
         """The connections live a little longer than the listeners."""

@@ -62,9 +62,7 @@ def add_command(monkeypatch: pytest.MonkeyPatch):
         (ExceptionGroup("", [UserError("port"), AssertionError("sum")]), 70, "this is a bug of allmende"),
     ],
 )
-def test_a_failure_is_told_in_one_line_with_its_exit_status(
-    add_command, capsys, failure, status, line
-) -> None:
+def test_a_failure_is_told_in_one_line_with_its_exit_status(add_command, capsys, failure, status, line) -> None:
     add_command(failure)
     assert cli.run(["probe"]) == status
     captured = capsys.readouterr()

@@ -10,7 +10,7 @@ def test_payer_and_payee_find_a_payment_and_pages_join_without_a_gap():
     cast.make_setup()
     ledger = Ledger(cast.founded.charter)
     history = AccountHistory()
-    expected = []
+    expected: list[bytes] = []
     for _ in range(5):
         for payment in cast.make_payments():
             history.note(payment, ledger)

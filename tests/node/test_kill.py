@@ -94,5 +94,7 @@ def test_nothing_acknowledged_is_lost_when_nodes_are_killed_at_random_instants(t
         for number in federation.numbers:
             with federation.client(number) as client:
                 for record in load.acknowledged:
-                    assert client.get_record(encode_address(Kind.RECORD, record)).state == "applied"
+                    found = client.get_record(encode_address(Kind.RECORD, record))
+                    assert found is not None
+                    assert found.state == "applied"
         print(f"{KILLS} kills, {len(load.acknowledged)} payments acknowledged, none lost; seed {SEED}")

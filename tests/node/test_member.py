@@ -31,6 +31,12 @@ def list_roots(members):
     return {member.replica.compute_state_root() for member in members}
 
 
+def next_position(member, number):
+    """Where the next batch of a member's log goes, as another member sees it."""
+    entries = member.replica.logs[number]
+    return LogPosition(len(entries), entries[len(entries) - 1][0])
+
+
 def restart(cast, member):
     return cast.open_member(member.number, Store.restore(member.store.serialize(), cast.federation))
 
@@ -191,7 +197,7 @@ async def test_malformed_and_unsigned_batches_count_against_their_sender_and_cha
 
 
 async def test_a_fork_is_noticed_kept_and_convicts_its_member_only(cast, members):
-    position = LogPosition(len(members[3].replica.logs[4]), members[3].replica.logs[4][len(members[3].replica.logs[4]) - 1][0])
+    position = next_position(members[3], 4)
     branches = [
         build_batch(
             cast.founded.charter,
@@ -219,12 +225,11 @@ async def test_a_member_that_introduces_a_payment_with_a_broken_signature_hinder
     payment = cast.make_payments()[0]
     broken = decode_record(cast.federation, payment.encoded[:-1] + bytes([payment.encoded[-1] ^ 1]))
     assert broken.id == payment.id
-    faulty = members[3]
     spoilt = build_batch(
         cast.founded.charter,
         cast.vote_keys[4],
         4,
-        LogPosition(len(faulty.replica.logs[4]), faulty.replica.logs[4][len(faulty.replica.logs[4]) - 1][0]),
+        next_position(members[3], 4),
         seen=(),
         time_ms=0,
         records=(broken,),

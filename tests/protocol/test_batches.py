@@ -20,14 +20,8 @@ from protocol.errors import InvalidInput
 from protocol.merkle import EMPTY_ROOT, compute_root
 from protocol.records import decode_record
 from protocol.statements import Commit, VoteBatch, encode_statement
-from tests.strategies import (
-    Gathering,
-    make_federation,
-    make_id,
-    make_prefix,
-    make_public_key,
-    make_records_of_every_kind,
-)
+from tests.local_members import Gathering, make_prefix
+from tests.strategies import make_federation, make_id, make_public_key, make_records_of_every_kind
 
 FEDERATION = make_federation()
 FIRST = FEDERATION.batch(2, records=make_records_of_every_kind(FEDERATION), statements=[VoteBatch(b"", 0)])

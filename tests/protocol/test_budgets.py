@@ -7,7 +7,8 @@ import pytest
 from protocol.budgets import BUDGET_REQUEST_BYTES_MAX, decode_budget_request
 from protocol.errors import InvalidInput
 from protocol.records import Enrol, has_valid_signatures
-from tests.strategies import LocalMember, make_economy, make_federation, make_id
+from tests.local_members import LocalMember
+from tests.strategies import make_economy, make_federation, make_id
 
 FEDERATION = make_federation()
 CHARTER = FEDERATION.charter

@@ -21,15 +21,8 @@ import pytest
 from protocol.batches import Batch
 from protocol.records import Record
 from protocol.statements import Commit, Statement, Vote
-from tests.strategies import (
-    Federation,
-    Gathering,
-    LocalMember,
-    make_economy,
-    make_federation,
-    make_prefix,
-    memoised_signature_checks,
-)
+from tests.local_members import Gathering, LocalMember, make_prefix
+from tests.strategies import Federation, make_economy, make_federation, memoised_signature_checks
 
 SEEDS = 1000
 FAULTY = 4

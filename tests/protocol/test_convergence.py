@@ -28,17 +28,9 @@ from protocol.statements import (
     VoteBatch,
     encode_statement,
 )
+from tests.local_members import Gathering, LocalMember, make_prefix
 from tests.oracles import NaiveFold
-from tests.strategies import (
-    SEEDS,
-    Federation,
-    Gathering,
-    LocalMember,
-    make_economy,
-    make_federation,
-    make_id,
-    make_prefix,
-)
+from tests.strategies import SEEDS, Federation, make_economy, make_federation, make_id
 
 WEIGHTS = ((1, 1, 1, 1), (1, 1, 1, 1), (2, 2, 2, 1), (1, 1, 1, 1, 1))
 """The faulty member's weight never exceeds W - q."""

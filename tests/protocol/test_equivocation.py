@@ -12,10 +12,11 @@ from protocol.codec import encode
 from protocol.equivocation import ForkEvidence, build_fork_evidence, verify_fork_evidence
 from protocol.errors import InvalidInput
 from protocol.statements import VoteBatch
+from tests.local_members import Gathering
 from tests.protocol.test_contest import FAULTY, run_contest
 from tests.protocol.test_convergence import Case as ConvergenceCase
 from tests.protocol.test_convergence import Schedule, gather
-from tests.strategies import SEEDS, Federation, Gathering, make_federation, make_id
+from tests.strategies import SEEDS, Federation, make_federation, make_id
 
 FEDERATION = make_federation()
 CHARTER = FEDERATION.charter

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from protocol.charter import compute_quorum
 from protocol.finality import Tally, full_mask, iterate_positions
 from protocol.statements import Commit, Vote
+from tests.local_members import Gathering
 from tests.oracles import NaiveTally
-from tests.strategies import Gathering, make_federation
+from tests.strategies import make_federation
 
 WEIGHTS = st.lists(st.one_of(st.integers(1, 9), st.integers(1, 1_000_000)), min_size=1, max_size=10)
 
@@ -85,10 +86,10 @@ def test_votes_of_different_proposals_never_add_up():
     gathering = Gathering(federation)
     admissions = gathering.receive(introduction)
     rounds = ((2, 0, b"", 0), (3, 0, b"", 0), (4, 1, introduction.id, 0), (1, 1, introduction.id, 1))
-    for number, *vote in rounds:
+    for number, attempt, proposal, place in rounds:
         after = introduction if number == 1 else None
         seen = [] if number == 1 else [introduction]
-        statements = [Vote(introduction.id, 0, *vote)]
+        statements = [Vote(introduction.id, 0, attempt, proposal, place)]
         admissions += gathering.receive(federation.batch(number, after=after, seen=seen, statements=statements))
     assert not any(admission.certified for admission in admissions)
 

@@ -22,18 +22,9 @@ from protocol.statements import (
     decode_statement,
     encode_statement,
 )
+from tests.local_members import Cluster, Gathering, build_gathered_receipt, make_prefix
 from tests.protocol.test_convergence import build_case, gather
-from tests.strategies import (
-    SEEDS,
-    Cluster,
-    Federation,
-    Gathering,
-    build_gathered_receipt,
-    make_economy,
-    make_federation,
-    make_prefix,
-    make_records_of_every_kind,
-)
+from tests.strategies import SEEDS, Federation, make_economy, make_federation, make_records_of_every_kind
 
 FEDERATION = make_federation()
 CHARTER = FEDERATION.charter

@@ -14,7 +14,8 @@ from protocol.errors import WAITING_REASONS, Reason, Rejected
 from protocol.ledger import Ledger
 from protocol.records import Draw, Grant, Kind, Output, Record, account_scope
 from protocol.rules import check_record, check_writer, is_exempt_from_funding
-from tests.strategies import LocalMember, make_federation, make_id, make_key
+from tests.local_members import LocalMember
+from tests.strategies import make_federation, make_id, make_key
 
 FEDERATION = make_federation()
 NOW = 3

@@ -14,19 +14,9 @@ from protocol.finality import full_mask
 from protocol.records import Draw, Lot, Record, decode_record
 from protocol.statements import Commit, CommitBatch, Statement, Vote, VoteBatch
 from protocol.voting import BATCH_REFERENCES_MAX
+from tests.local_members import Cluster, Gathering, LocalMember, make_prefix
 from tests.protocol.test_convergence import Schedule
-from tests.strategies import (
-    GRANTED,
-    SEEDS,
-    Cluster,
-    Gathering,
-    LocalMember,
-    iterate_mask,
-    make_economy,
-    make_federation,
-    make_id,
-    make_prefix,
-)
+from tests.strategies import GRANTED, SEEDS, iterate_mask, make_economy, make_federation, make_id
 
 FEDERATION = make_federation()
 ECONOMY = make_economy(FEDERATION)

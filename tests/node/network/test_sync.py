@@ -1,7 +1,6 @@
 """Anti-entropy alone makes two nodes equal, at a cost that grows with what is missing."""
 
 from contextlib import AsyncExitStack
-from functools import partial
 
 import pytest
 import trio
@@ -149,10 +148,10 @@ def test_what_nodes_say_is_read_as_it_was_meant(encode, decode, value):
     assert decode(encode(value)) == value
 
 
-async def test_a_malformed_answer_lowers_the_peers_standing_and_nothing_else(cast, members):
+async def test_a_malformed_answer_lowers_the_peers_standing_and_nothing_else(cast, members, monkeypatch):
     linked = Linked(SimulatedNetwork(), (members[0], members[1]))
-    faults = []
-    linked.transports[1].note_fault = partial(_note, faults)
+    faults: list[str] = []
+    monkeypatch.setattr(linked.transports[1], "note_fault", faults.append)
 
     async def answer_garbage(_peer, _request):
         return b"\xc1garbage"
@@ -160,7 +159,3 @@ async def test_a_malformed_answer_lowers_the_peers_standing_and_nothing_else(cas
     linked.transports[0].serve(SYNC_PROTOCOL, answer_garbage)
     assert await linked.pull() == (0, pytest.approx(0, abs=100))
     assert faults == ["left"]
-
-
-def _note(faults, peer_id, *_):
-    faults.append(peer_id)

@@ -177,6 +177,7 @@ async def test_a_stopping_node_ends_polls_with_later_and_finishes_quickly(node):
         assert read_problem(await read_answer(stream)).status == 503
         await node.stopped.wait()
     assert trio.current_time() - started < 2.5
+    assert not node.socket.exists()
     with pytest.raises(OSError, match="connect"):
         await trio.open_tcp_stream("127.0.0.1", node.port)
 
