@@ -21,7 +21,7 @@ from node.errors import UserError
 from node.files import lock_directory
 from node.keystore import Key, Passphrase, load_key
 from node.member import LedgerMember
-from node.network.gossip import Gossip, batches_topic, is_signed_by_member
+from node.network.gossip import Gossip
 from node.network.libp2p_transport import Libp2pTransport
 from node.network.peer_ids import compute_peer_id
 from node.network.sync import Synchronizer
@@ -34,7 +34,6 @@ from node.web.server import HttpServer, open_private_listener, open_public_liste
 from node.web.services import WebServices
 from protocol.charter import Charter, FoundedCharter
 from protocol.errors import Rejected
-from protocol.quotes import decode_offer
 
 log = logging.getLogger("allmende.daemon")
 
@@ -72,13 +71,13 @@ class _Daemon:
         self._store = Store.open(home.ledger, self._charter.federation)
         self._member = LedgerMember(founded, own.number, keys["vote"], self._store)
         self._actions = OperatorActions(self._member, keys["member"], Outbox(home.outbox, self._charter.federation))
-        self._gossip = Gossip(self._charter.federation, self._member.ingest)
+        self._gossip = Gossip(self._charter, self._member.take_in)
         self._peers = _collect_peers(self._charter, own.number, federation, config)
         self._transport = Libp2pTransport(
             keys["peer"].seed,
             [config.p2p],
             topics=self._gossip.topics,
-            validate=self._is_worth_forwarding,
+            validate=self._gossip.is_worth_forwarding,
             on_gossip=self._gossip.handle,
             is_admitted=self._peers.__contains__,
         )
@@ -94,12 +93,6 @@ class _Daemon:
         self._member.on_fault.append(self._transport.note_fault)
         self._gossip.on_offer.append(self._take_offer)
         self._services.on_offer.append(self._gossip.tell_offer)
-
-    def _is_worth_forwarding(self, _peer_id: str, topic: str, payload: bytes) -> bool:
-        if topic == batches_topic(self._charter.federation):
-            return is_signed_by_member(self._charter, payload)
-        decode_offer(self._charter, payload)
-        return True
 
     def _take_offer(self, encoded: bytes) -> None:
         """An offer that another node passed on; one that we would not take from its donor is dropped."""
@@ -130,6 +123,7 @@ class _Daemon:
         async with self._transport.run(), trio.open_nursery() as nursery:
             self._transport.set_peers(self._peers)
             nursery.start_soon(self._member.speak)
+            nursery.start_soon(self._member.watch_epochs)
             nursery.start_soon(self._gossip.run, self._transport)
             nursery.start_soon(self._synchronizer.run)
             nursery.start_soon(self._keep_house)

@@ -41,6 +41,7 @@ INGEST_QUEUE_MAX = 256
 """Calls of `ingest` that wait for their turn; further callers wait outside, so the network feels the pressure."""
 
 DECODED_BATCHES_MAX = 64
+EPOCH_WATCH_SECONDS = 5
 
 
 class LedgerMember:
@@ -146,21 +147,36 @@ class LedgerMember:
 
     async def restore(self) -> int:
         """Compute the state again from the stored batches; returns their number."""
-        epochs = self.compute_open_epochs()
         count = 0
         for encoded in self.store.iterate_batches():
-            batch = decode_batch(self.charter.federation, encoded)
+            try:
+                batch = decode_batch(self.charter.federation, encoded)
+            except InvalidInput as error:
+                raise UserError(
+                    f"batch {count + 1} in the database is damaged ({error}): move the database away and start with an "
+                    "empty one only under a new vote key"
+                ) from None
             admission = self.replica.admit(batch, self._fetch)
             if admission is not None:
-                self._note_admission(admission, epochs)
+                self._note_admission(admission)
             count += 1
             if count % 32 == 0:
                 await trio.lowlevel.checkpoint()
         await self._judge_open_records()
         return count
 
+    async def watch_epochs(self) -> None:
+        """When an epoch opens or closes by our clock, records are judged anew that came from faster clocks."""
+        known = self.compute_open_epochs()
+        while True:
+            await trio.sleep(EPOCH_WATCH_SECONDS)
+            if self.compute_open_epochs() != known:
+                known = self.compute_open_epochs()
+                await self._judge_open_records()
+                self._has_news.set()
+
     async def _judge_open_records(self) -> None:
-        """Decide anew on records that were introduced, but not voted for, before the process ended."""
+        """Decide anew on all records that were introduced and have no vote of ours."""
         for introduction in self.replica.get_open_introductions():
             for record_id in introduction.ids:
                 for repeated, _ in self.replica.get_introductions(record_id):
@@ -169,14 +185,10 @@ class LedgerMember:
     # -- taking in ----------------------------------------------------------------------------------------------
 
     async def ingest(self, encoded_batches: Sequence[bytes], peer: str) -> int:
-        """Take in batches of other members: verify, store, admit. Returns how many were new and are stored now.
+        """Take in what a peer says are batches. Returns how many were new and are stored now.
 
-        What lacks its past is parked; what is malformed or not signed by its member counts against the peer.
+        What is malformed or not signed by its member counts against the peer.
         """
-        async with self._ingest_waiting, self._ingest_turn:
-            return await self._ingest(encoded_batches, peer)
-
-    async def _ingest(self, encoded_batches: Sequence[bytes], peer: str) -> int:
         arrived: list[Batch] = []
         for number, encoded in enumerate(encoded_batches):
             if number % 8 == 7:
@@ -191,17 +203,23 @@ class LedgerMember:
         signed = await check_all(arrived, lambda batch: is_signed_batch(self.charter, batch))
         if not all(signed):
             self._note_fault(peer, "a batch that its member did not sign")
-        known_to_peer = [(batch, peer) for batch, good in zip(arrived, signed, strict=True) if good]
-        admissible = self._order(known_to_peer)
-        if any(batch.header.member == self.number for batch in admissible):
-            self._silence()
-        # Our own writer may have spoken while signatures were checked; from here to the end nothing else runs.
-        self.store.append_batches([(batch.id, batch.encoded) for batch in admissible])
-        for admission in self._admit(admissible):
-            if admission.introduction is not None:
-                await self._judge(admission.introduction, admission.batch.records)
-        self._has_news.set()
-        return len(admissible)
+        return await self.take_in([batch for batch, good in zip(arrived, signed, strict=True) if good], peer)
+
+    async def take_in(self, signed_batches: Sequence[Batch], peer: str) -> int:
+        """Store, admit and judge batches whose signatures hold; what lacks its past is parked.
+
+        One caller at a time: the others wait, and the network feels the pressure. Returns how many were new.
+        """
+        async with self._ingest_waiting, self._ingest_turn:
+            admissible = self._order([(batch, peer) for batch in signed_batches])
+            if any(batch.header.member == self.number for batch in admissible):
+                self._silence()
+            self.store.append_batches([(batch.id, batch.encoded) for batch in admissible])
+            for admission in self._admit(admissible):
+                if admission.introduction is not None:
+                    await self._judge(admission.introduction, admission.batch.records)
+            self._has_news.set()
+            return len(admissible)
 
     def _order(self, arrived: list[tuple[Batch, str]]) -> list[Batch]:
         """Those whose past is here or comes before them, parents first; the others are parked."""
@@ -217,22 +235,24 @@ class LedgerMember:
                 for callback in self.on_missing_past:
                     callback(peer)
                 continue
+            if not self.replica.is_linked(batch, admissible):
+                self._note_fault(peer, "a batch that does not continue its log")
+                continue
             admissible[batch.id] = batch
             queue.extendleft(self._parking.release(batch.id))
         return list(admissible.values())
 
     def _admit(self, batches: list[Batch]) -> list[Admission]:
-        epochs = self.compute_open_epochs()
         admissions = []
         for batch in batches:
             admission = self.replica.admit(batch, self._fetch)
             assert admission is not None
-            self._note_admission(admission, epochs)
+            self._note_admission(admission)
             self.pacing.note_received(len(batch.records), self._clock())
             admissions.append(admission)
         return admissions
 
-    def _note_admission(self, admission: Admission, epochs: range) -> None:
+    def _note_admission(self, admission: Admission) -> None:
         header = admission.batch.header
         if header.member == self.number:
             self._unseen.difference_update(admission.batch.seen)
@@ -241,7 +261,7 @@ class LedgerMember:
             self._unseen.add(admission.batch.id)
         if admission.fork is not None:
             log.warning("member %d signed two batches with index %d", header.member, header.index)
-        self.voter.handle_admission(admission, epochs)
+        self.voter.handle_admission(admission)
         for record in admission.applied:
             self.history.note(record, self.replica.ledger)
         if self._final_events or self.submissions:
@@ -311,8 +331,7 @@ class LedgerMember:
         """Sign, store and admit the next batch of our log, if there is anything to say; then hand it out."""
         if self.is_silenced:
             return None
-        epochs = self.compute_open_epochs()
-        records = self.submissions.take(epochs, self._clock())
+        records = self.submissions.take(self.compute_open_epochs(), self._clock())
         self._wake_rejected()
         statements = self._compose_statements(records)
         if not statements:
@@ -321,7 +340,7 @@ class LedgerMember:
         self.store.append_batches([(batch.id, batch.encoded)])
         admission = self.replica.admit(batch, self._fetch)
         assert admission is not None
-        self._note_admission(admission, epochs)
+        self._note_admission(admission)
         self.pacing.note_spoken(self._clock())
         for callback in self.on_spoken:
             callback(batch.encoded)

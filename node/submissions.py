@@ -10,9 +10,9 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from node.errors import UserError
-from protocol.errors import WAITING_REASONS, Rejected
+from protocol.errors import WAITING_REASONS, Reason, Rejected
 from protocol.limits import BATCH_BYTES_MAX, RECORDS_PER_BATCH_MAX
-from protocol.records import Record
+from protocol.records import Record, get_outgoing
 from protocol.voting import Voter
 
 SUBMISSIONS_MAX = 8192
@@ -59,6 +59,9 @@ class Submissions:
 
     def add(self, record: Record, open_epochs: range, now: float) -> None:
         """Queue a record whose signatures hold. Raises: Rejected when it can never pass; Busy."""
+        ledger = self._voter.replica.ledger
+        if get_outgoing(record) and record.account not in ledger.balances:
+            raise Rejected(Reason.FUNDS_MISSING, "the account has never received anything")
         try:
             self._voter.check_introduction(record, open_epochs)
         except Rejected as rejection:

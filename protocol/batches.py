@@ -135,13 +135,6 @@ def compute_batch_id(federation: bytes, header_bytes: bytes) -> bytes:
     return compute_id(Tag.BATCH, federation, header_bytes)
 
 
-def unpack_signed_header(encoded: bytes) -> tuple[bytes, bytes]:
-    """Header bytes and signature of what may be a batch, without looking at the rest. Raises: InvalidInput."""
-    raw = unpack(encoded, BATCH_BYTES_MAX)
-    _BATCH(raw)
-    return raw[0], raw[1]
-
-
 def decode_batch(federation: bytes, encoded: bytes) -> Batch:
     """The batch that `encoded` spells, every record and statement decoded.
 

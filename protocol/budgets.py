@@ -12,18 +12,21 @@ from protocol.charter import Charter
 from protocol.codec import binary, decode, encode, items, text, uint
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES, Tag, compute_account_id, compute_id
-from protocol.limits import EPOCHS_MAX, MEMBERS_MAX, PROTOCOL_VERSION, PURPOSE_BYTES_MAX
+from protocol.limits import EPOCH_MAX, MEMBERS_MAX, PROTOCOL_VERSION, PURPOSE_BYTES_MAX
 from protocol.records import Enrol, Kind, RecordDraft, person_scope
-from protocol.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, is_valid_signature
+from protocol.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signer, is_valid_signature
+
+NO_SIGNATURE = bytes(SIGNATURE_BYTES)
 
 _REQUEST = items(
     uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
     binary(ID_BYTES),
     uint(MEMBERS_MAX * 1000, 1),
-    uint(EPOCHS_MAX, 1),
+    uint(EPOCH_MAX, 1),
     binary(ID_BYTES),
     binary(PUBLIC_KEY_BYTES),
     text(PURPOSE_BYTES_MAX),
+    binary(SIGNATURE_BYTES),
     binary(SIGNATURE_BYTES),
 )
 BUDGET_REQUEST_BYTES_MAX = 1024
@@ -38,11 +41,13 @@ class BudgetRequest(NamedTuple):
     tag: bytes
     person_key: bytes
     text: str
+    enrolment_signature: bytes
+    """By the person's key, over the id of the enrolment: what the member completes."""
     signature: bytes
-    """By the person's key, over the id of the enrolment."""
+    """By the person's key, over the id of the request: nobody can change the program or the words on the way."""
 
     def build_enrolment(self, charter: Charter) -> RecordDraft:
-        """The enrolment that the signature is for. Raises: InvalidInput when there is no such member."""
+        """The enrolment that the person asks for. Raises: InvalidInput when there is no such member."""
         member = charter.members.get(self.member)
         if member is None:
             raise InvalidInput(f"the federation has no member number {self.member}")
@@ -59,7 +64,13 @@ class BudgetRequest(NamedTuple):
 
     def compute_id(self, federation: bytes) -> bytes:
         """Names the request."""
-        return compute_id(Tag.BUDGET_REQUEST, federation, self.encode())
+        return compute_id(Tag.BUDGET_REQUEST, federation, encode((PROTOCOL_VERSION, *self[:-1])))
+
+    def sign(self, charter: Charter, person: Signer) -> BudgetRequest:
+        """The request with both signatures of the person."""
+        enrolment_id = self.build_enrolment(charter).compute_id(charter.federation)
+        enrolled = self._replace(enrolment_signature=person.sign(enrolment_id))
+        return enrolled._replace(signature=person.sign(enrolled.compute_id(charter.federation)))
 
     def encode(self) -> bytes:
         """The canonical bytes."""
@@ -67,9 +78,13 @@ class BudgetRequest(NamedTuple):
 
 
 def decode_budget_request(charter: Charter, encoded: bytes) -> BudgetRequest:
-    """The request, its signature checked. Raises: InvalidInput."""
+    """The request, both signatures checked. Raises: InvalidInput."""
     request = BudgetRequest._make(decode(_REQUEST, encoded, BUDGET_REQUEST_BYTES_MAX)[1:])
-    enrolment = request.build_enrolment(charter)
-    if not is_valid_signature(request.person_key, enrolment.compute_id(charter.federation), request.signature):
+    enrolment_id = request.build_enrolment(charter).compute_id(charter.federation)
+    signed = (
+        (enrolment_id, request.enrolment_signature),
+        (request.compute_id(charter.federation), request.signature),
+    )
+    if not all(is_valid_signature(request.person_key, what, signature) for what, signature in signed):
         raise InvalidInput("the request is not signed by the person who asks")
     return request

@@ -3,7 +3,7 @@
 Each message is an *envelope*: a body, signed by its sender's key for this mailbox and this place in it, then sealed
 to the receiver. So the node that carries the messages can neither read, forge, move nor repeat one. The wallet signs
 with the job's meter key, the donor with its account's key. Receivers take an envelope only when its number is above
-the last one they took: a message that was posted twice counts once.
+the last one they took: a message that was posted twice counts once (spec 12.6).
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ class Tag(Enum):
     VOUCHER = b"allmende:voucher"
     TICK = b"allmende:tick\0\0\0"
     OFFER = b"allmende:offer\0\0"
+    QUOTE_REQUEST = b"allmende:quotreq"
     QUOTE = b"allmende:quote\0\0"
     JOB_RECEIPT = b"allmende:jobrcpt"
     BUDGET_REQUEST = b"allmende:budgreq"

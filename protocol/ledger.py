@@ -14,6 +14,7 @@ from typing import NamedTuple
 from protocol.charter import Charter
 from protocol.codec import encode
 from protocol.identifiers import Tag
+from protocol.limits import EPOCHS_MAX
 from protocol.merkle import compute_leaf, compute_root
 from protocol.records import (
     FREE_LOT,
@@ -91,15 +92,6 @@ class HoldState(NamedTuple):
         return sum(draw.amount for draw in self.draws)
 
 
-class Progress(NamedTuple):
-    """What one final record set in motion."""
-
-    applied: list[Record]
-    """In an order that respects their causes."""
-    touched: list[bytes]
-    """Scopes whose next record may have become possible: a slot was filled, funds came, a named record applied."""
-
-
 class Ledger:
     """The state of the federation's money.
 
@@ -165,22 +157,22 @@ class Ledger:
 
     # -- applying -----------------------------------------------------------------------------------------------
 
-    def offer(self, record: Record) -> Progress:
-        """Take in a final record and apply all that can apply now. Repeating it changes nothing."""
+    def offer(self, record: Record) -> list[Record]:
+        """Take in a final record and apply all that can apply now, in an order that respects causes.
+
+        Returns what has applied. Repeating it changes nothing.
+        """
         if record.sequence < self.get_next_sequence(record.scope):
-            return Progress([], [])
+            return []
         self._waiting.setdefault(record.scope, {}).setdefault(record.sequence, record)
-        progress = Progress([], [])
+        applied: list[Record] = []
         ready = deque([record.scope])
         while ready:
             scope = ready.popleft()
             while (candidate := self._take_applicable(scope)) is not None:
-                touched = self._apply(candidate)
-                progress.applied.append(candidate)
-                progress.touched.append(scope)
-                progress.touched.extend(touched)
-                ready.extend(touched)
-        return progress
+                ready.extend(self._apply(candidate))
+                applied.append(candidate)
+        return applied
 
     def _take_applicable(self, scope: bytes) -> Record | None:
         """The scope's next record if it waits here and nothing hinders it."""
@@ -292,7 +284,7 @@ class Ledger:
     def _apply_backing(self, member: int, epoch: int, amount: int, touched: list[bytes]) -> None:
         """Delivered compute raises the sponsor's next cap: min(ceiling, sum), so order plays no part (spec 7.8)."""
         counted = amount * self.charter.policy.backing_permille // 1000
-        if not counted or member not in self.charter.members:
+        if not counted or member not in self.charter.members or epoch > EPOCHS_MAX:
             return
         before = self.backing.get((member, epoch), 0)
         after = min(self.charter.members[member].backing_ceiling, before + counted)

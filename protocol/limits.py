@@ -48,6 +48,9 @@ MEMBERS_MAX = 100
 """More members than that want a federation of federations: every member answers every batch."""
 
 WEIGHT_MAX = 1_000_000
+EPOCH_MAX = 2**31
+"""Epochs go on after the last one with a cap: people can still pay and redeem what they hold."""
+
 EPOCHS_MAX = 120
 """Ten years of months; a charter names its issuance caps for these."""
 
@@ -59,9 +62,6 @@ FRONTIER_HEADS_MAX = 1024
 
 SYNC_BYTES_MAX = 4 * 1024 * 1024
 """One piece of a sync answer: bounded memory on both sides, resumable after each piece."""
-
-WAITING_RECORDS_PER_SLOT_MAX = 2
-"""Records that may wait for one slot's turn: the honest one and one conflict."""
 
 GRACE_SECONDS_MIN = 60
 GRACE_SECONDS_MAX = 30 * 24 * 3600

@@ -2,7 +2,7 @@
 
 While a job runs, the donor signs a *tick* now and then: so long has it run, so much is due in all. The payer's meter
 key answers with a *voucher* for the same amount, which is what the ledger pays. Ticks are chained, so a donor can't
-show two histories of one job. How a job ends decides which tick counts: refunds are code.
+show two histories of one job. How a job ends decides which tick counts: refunds are code (spec 12.1, 12.3 and 12.4).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Rate(NamedTuple):
 
 
 def compute_charge(elapsed_ms: int, rate: Rate) -> int:
-    """Millicredits for occupying this much for so long, rounded up once, over the whole time.
+    """Millicredits for occupying this much for so long, rounded up once, over the whole time (spec 12.1).
 
     The largest share counts: a GPU is as dear as 16 cores or 120 GB of memory, so whoever takes all the memory of a
     machine pays for the machine. Written as `elapsed seconds * weight/1000 * max(GPUs, cores/16, GB/120)` credits
@@ -83,8 +83,9 @@ END_STATES = frozenset(list(JobState)[list(JobState).index(JobState.DONE) :])
 CHARGED_STATES = frozenset(
     {JobState.DONE, JobState.USER_FAILED, JobState.CANCELLED, JobState.WALLTIME, JobState.POLICY_KILLED}
 )
-"""The refund table, version 1: these ends are paid up to the last tick. The others, a donor's fault (DONOR_FAILED)
-and its taking the machine back (EVICTED), are paid up to the last checkpoint, because the work after it is lost."""
+"""The refund table, version 1 (spec 12.4): these ends are paid up to the last tick. The others, a donor's fault
+(DONOR_FAILED) and its taking the machine back (EVICTED), are paid up to the last checkpoint, because the work after it
+is lost."""
 
 _TICK = items(
     uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
@@ -153,7 +154,7 @@ def check_tick(
     before: Tick | None,
     tick: Tick,
 ) -> None:
-    """Raise `InvalidInput` unless the tick follows `before` and asks for exactly what the quote says.
+    """Raise `InvalidInput` unless the tick follows `before` and asks for exactly what the quote says (spec 12.3).
 
     Whether so much time can have passed is the payer's own clock's question, not asked here.
     """
@@ -187,7 +188,7 @@ def sign_voucher(federation: bytes, meter_key: Signer, hold: bytes, sequence: in
 
 
 def check_voucher(federation: bytes, meter_key: bytes, hold: bytes, amount_max: int, voucher: Voucher) -> None:
-    """Raise `InvalidInput` unless the ledger would pay this voucher."""
+    """Raise `InvalidInput` unless the ledger would pay this voucher (spec 7.7)."""
     if voucher.hold != hold or voucher.amount > amount_max:
         raise InvalidInput("the voucher is not for this hold, or for more than it has")
     voucher_id = compute_voucher_id(federation, hold, voucher.sequence, voucher.amount)

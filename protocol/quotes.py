@@ -2,7 +2,7 @@
 
 An *offer* is public: the machine and its speed. A *quote* answers one *quote request* with everything that the amount
 due depends on, so neither side can change a term later; the hold on the ledger names its id. A *job receipt* says how
-the job ended; with the quote it lets anybody recompute the amount (spec 7.6, 7.7).
+the job ended; with the quote it lets anybody recompute the amount (spec 12.2 and 12.5).
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class QuoteRequest(NamedTuple):
 
     def compute_id(self, federation: bytes) -> bytes:
         """What the meter key signs and the quote names."""
-        return compute_id(Tag.MESSAGE, federation, encode((PROTOCOL_VERSION, *self[:-1])))
+        return compute_id(Tag.QUOTE_REQUEST, federation, encode((PROTOCOL_VERSION, *self[:-1])))
 
     def encode(self) -> bytes:
         """The canonical bytes."""
@@ -304,7 +304,10 @@ def check_quote(federation: bytes, quote: Quote, request: QuoteRequest, offer: O
 
 
 def check_hold(federation: bytes, hold: Record, quote: Quote, request: QuoteRequest) -> Hold:
-    """The body of a hold that pays for this quote. Raises: InvalidInput when it was made for something else."""
+    """The body of a hold that pays for this quote (spec 12.2).
+
+    Raises: InvalidInput when it was made for something else.
+    """
     body = hold.body
     if not isinstance(body, Hold) or hold.account != request.account:
         raise InvalidInput("this is no hold of the account that asked for the quote")

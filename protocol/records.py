@@ -30,6 +30,7 @@ from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES, Tag, compute_id
 from protocol.limits import (
     DRAWS_MAX,
+    EPOCH_MAX,
     EPOCHS_MAX,
     GRACE_SECONDS_MAX,
     JOB_CLASS_BYTES_MAX,
@@ -215,8 +216,8 @@ Body = Transfer | Program | Enrol | Grant | Sponsor | Hold | Settle
 _ID = binary(ID_BYTES)
 _OPTIONAL_ID = optional_binary(ID_BYTES)
 _AMOUNT = uint(AMOUNT_MAX, 1)
-_EXPIRY = uint(2 * EPOCHS_MAX)
-_EPOCH = uint(EPOCHS_MAX, 1)
+_EXPIRY = uint(2 * EPOCH_MAX)
+_EPOCH = uint(EPOCH_MAX, 1)
 _LABEL = text(JOB_CLASS_BYTES_MAX, 1)
 
 _BODY_SHAPES: dict[int, Shape] = {

@@ -243,9 +243,7 @@ class Replica:
                 admission.final.append((counted, reached))
                 for position in iterate_positions(reached):
                     self.final_count += 1
-                    progress = self.ledger.offer(counted.records.pop(position))
-                    admission.applied.extend(progress.applied)
-                    admission.touched.extend(progress.touched)
+                    admission.applied.extend(self.ledger.offer(counted.records.pop(position)))
 
     # -- comparing ----------------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from protocol.charter import Charter
 from protocol.errors import Reason, Rejected
 from protocol.identifiers import compute_account_id
 from protocol.ledger import Ledger
@@ -186,8 +185,3 @@ _BODY_RULES: dict[int, Callable[[Record, Any, Ledger], None]] = {
     Kind.HOLD: _check_hold,
     Kind.SETTLE: _check_settle,
 }
-
-
-def is_exempt_from_funding(record: Record, charter: Charter) -> bool:
-    """Member, issuance, hold and person scopes may be written without funds of their own (spec 10.2)."""
-    return record.kind not in (Kind.TRANSFER, Kind.HOLD) or record.account in charter.member_accounts

@@ -8,6 +8,10 @@ the statements of the next batch. What a correct member never does (spec 5.2, 5.
 - commit without a certificate;
 - vote for or commit one record through two introducing batches.
 
+Nothing waits here. A correct member introduces a record only when it can vote for it itself, and its batch names all
+that it had seen; so whoever admits that batch has the record's predecessor, funds and named records, too. A record
+that a faulty member introduced too early gets no vote, and is introduced again when a correct member can (spec 5.2).
+
 All of it follows from the member's own log: after a restart, `handle_admission` of the stored batches restores it.
 """
 
@@ -15,10 +19,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from protocol.errors import WAITING_REASONS, Reason, Rejected
+from protocol.errors import Reason, Rejected
 from protocol.finality import full_mask, iterate_positions
-from protocol.limits import STATEMENTS_PER_BATCH_MAX, WAITING_RECORDS_PER_SLOT_MAX
-from protocol.records import Record, get_named_records
+from protocol.limits import STATEMENTS_PER_BATCH_MAX
+from protocol.records import Record
 from protocol.replica import Admission, Introduction, Replica
 from protocol.rules import check_record
 from protocol.statements import Commit, CommitBatch, Statement, Vote, VoteBatch
@@ -41,12 +45,10 @@ class Voter:
         """Decided, not yet said: positions by introducing batch."""
         self._commits: dict[Introduction, int] = {}
         self._references: Counter[tuple[bytes, type]] = Counter()
-        self._waiting: dict[bytes, list[tuple[Introduction, int]]] = {}
-        """Scope, or id of a named record -> verified records that wait for it."""
 
     # -- what happened ------------------------------------------------------------------------------------------
 
-    def handle_admission(self, admission: Admission, open_epochs: range) -> None:
+    def handle_admission(self, admission: Admission) -> None:
         """Take note of an admitted batch: own statements, certificates, slots that were filled."""
         if admission.batch.header.member == self.member:
             self._note_own_statements(admission)
@@ -56,12 +58,6 @@ class Voter:
             slot = (record.scope, record.sequence)
             self._voted.pop(slot, None)
             self._committed.pop(slot, None)
-            if record.id in self._waiting:
-                self._reconsider(record.id, open_epochs)
-        if self._waiting:
-            for scope in admission.touched:
-                if scope in self._waiting:
-                    self._reconsider(scope, open_epochs)
 
     def handle_verified(self, introduction: Introduction, valid: int, open_epochs: range) -> None:
         """Judge the records of an admitted batch; bit i of `valid` says that record i's signatures hold."""
@@ -103,7 +99,7 @@ class Voter:
     def check_introduction(self, record: Record, open_epochs: range) -> None:
         """Raise `Rejected` unless this member may introduce the record and vote for it in its own next batch.
 
-        A reason in `WAITING_REASONS` means: not yet. The caller has checked the signatures.
+        A reason in `WAITING_REASONS` may pass when more of the ledger arrives. The caller has checked the signatures.
         """
         try:
             check_record(record, self.replica.ledger, open_epochs)
@@ -128,33 +124,10 @@ class Voter:
             return
         try:
             check_record(record, self.replica.ledger, open_epochs)
-        except Rejected as rejection:
-            if rejection.reason in WAITING_REASONS:
-                self._wait(introduction, position, record)
+        except Rejected:
             return
         self._voted[slot] = record.id
         self._votes[introduction] = self._votes.get(introduction, 0) | 1 << position
-
-    def _wait(self, introduction: Introduction, position: int, record: Record) -> None:
-        """Keep a record whose turn may come; at most two a slot, so a writer can't fill the memory."""
-        key = next(
-            (name for kind, name in get_named_records(record) if not self.replica.ledger.is_applied(kind, name)),
-            record.scope,
-        )
-        waiting = self._waiting.setdefault(key, [])
-        same_slot = sum(
-            1
-            for other, at in waiting
-            if at in other.records
-            and (other.records[at].scope, other.records[at].sequence) == (record.scope, record.sequence)
-        )
-        if same_slot < WAITING_RECORDS_PER_SLOT_MAX:
-            waiting.append((introduction, position))
-
-    def _reconsider(self, key: bytes, open_epochs: range) -> None:
-        for introduction, position in self._waiting.pop(key, ()):
-            if position in introduction.records:
-                self._decide_vote(introduction, position, open_epochs)
 
     def _decide_commits(self, introduction: Introduction, mask: int) -> None:
         """On a certificate, commit; never to two records in one slot at one attempt (spec 5.3)."""

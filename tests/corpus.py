@@ -220,7 +220,6 @@ def make_seeds() -> dict[str, Sequence[bytes]]:
         "record": [record.encoded for record in records],
         "statement": [encode_statement(statement) for statement in make_statements()],
         "batch": encoded,
-        "signed_header": encoded,
         "header": [batch.header_bytes for batch in batches],
         "charter": [FEDERATION.charter.encoded],
         "founded_charter": [FEDERATION.found().encode()],

@@ -78,7 +78,7 @@ class LocalMember(Gathering):
 
     def submit(self, record: Record) -> None:
         """A wallet hands in a record. Raises: Rejected."""
-        if self.replica.locate(record.id) is None and record not in self.submitted:
+        if self.voter.is_undecided(record) and record not in self.submitted:
             self.voter.check_introduction(record, self.open_epochs)
             self.voter.note_introduction(record)
             self.submitted.append(record)
@@ -90,7 +90,7 @@ class LocalMember(Gathering):
         else:
             self._unseen.discard(batch.header.prev)
             self._unseen.add(batch.id)
-        self.voter.handle_admission(admission, self.open_epochs)
+        self.voter.handle_admission(admission)
         if not self._is_replaying:
             self._judge(batch)
         return admission
@@ -103,9 +103,7 @@ class LocalMember(Gathering):
 
     def speak(self) -> Batch | None:
         """The next batch of the member's log, if it has anything to say."""
-        located = self.replica.locate
-        records = [record for record in self.submitted if located(record.id) is None]
-        self.submitted = []
+        records, self.submitted = self.submitted, []
         statements = self.voter.take_statements()
         if not records and not statements:
             return None

@@ -211,9 +211,8 @@ class Federation:
     def budget_request(self, member: int, person: Person, program: bytes) -> BudgetRequest:
         """What a person sends to an institution."""
         tag = make_id(f"tag of {person.name}")
-        request = BudgetRequest(program, member, 1, tag, person.public_key, "please", bytes(64))
-        signature = person.key.sign(request.build_enrolment(self.charter).compute_id(self.id))
-        return request._replace(signature=signature)
+        request = BudgetRequest(program, member, 1, tag, person.public_key, "please", b"", b"")
+        return request.sign(self.charter, person.key)
 
     # -- batches --------------------------------------------------------------------------------------------------
 

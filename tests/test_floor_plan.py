@@ -7,6 +7,7 @@ too; a new module must be given its place there.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -221,7 +222,7 @@ def test_programs_of_people_cannot_reach_the_ledger_database(package: str) -> No
 
 def test_every_package_that_is_imported_is_a_declared_dependency() -> None:
     requirements = PYPROJECT["project"]["dependencies"]
-    declared = {requirement.split(">=")[0].lower().replace("-", "_") for requirement in requirements}
+    declared = {re.split(r"[\[>]", requirement)[0].lower().replace("-", "_") for requirement in requirements}
     known = set(sys.stdlib_module_names) | {"node", "protocol"}
     fail_if_any(
         [

@@ -1,27 +1,29 @@
 """Telling everybody at once: new batches and donors' offers, as hints that may be lost.
 
-A message is validated before it is forwarded: a batch must carry a signature of a member of this federation, an
-offer one of its donor. Whatever is lost here is fetched by anti-entropy.
+A message is validated before it is forwarded: a batch must be well-formed and signed by a member of this federation,
+an offer by its donor. Whatever is lost here is fetched by anti-entropy.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
 from node.network.transport import Transport
-from protocol.batches import compute_batch_id, decode_header, is_signed_header, unpack_signed_header
+from protocol.batches import Batch, decode_batch, is_signed_batch
 from protocol.charter import Charter
 from protocol.errors import InvalidInput
+from protocol.quotes import decode_offer
 
 log = logging.getLogger("allmende.gossip")
 
 OUTBOX_MESSAGES_MAX = 64
 """Own messages that wait for slow neighbours; the oldest is dropped, as anti-entropy brings it anyway."""
 
+CHECKED_BATCHES_MAX = 256
 INGEST_GROUP_MAX = 64
 """Gossiped batches that are stored in one transaction when many wait."""
 
@@ -36,25 +38,18 @@ def offers_topic(federation: bytes) -> str:
     return f"/allmende/{federation.hex()[:16]}/offers/1"
 
 
-def is_signed_by_member(charter: Charter, encoded: bytes) -> bool:
-    """True when the bytes begin like a batch that a member of the charter signed: worth forwarding."""
-    try:
-        header_bytes, signature = unpack_signed_header(encoded)
-        header = decode_header(header_bytes)
-    except InvalidInput:
-        return False
-    return is_signed_header(charter, header, compute_batch_id(charter.federation, header_bytes), signature)
-
-
 class Gossip:
     """Between the network's hints and the member: received batches in groups, own batches out."""
 
-    def __init__(self, federation: bytes, ingest: Callable[[Sequence[bytes], str], Awaitable[int]]) -> None:
-        self._batches = batches_topic(federation)
-        self._offers = offers_topic(federation)
-        self._ingest = ingest
+    def __init__(self, charter: Charter, take_in: Callable[[Sequence[Batch], str], Awaitable[int]]) -> None:
+        self._charter = charter
+        self._batches = batches_topic(charter.federation)
+        self._offers = offers_topic(charter.federation)
+        self._take_in_batches = take_in
         self.on_offer: list[Callable[[bytes], None]] = []
-        self._received: deque[tuple[str, bytes]] = deque()
+        self._checked: OrderedDict[bytes, Batch] = OrderedDict()
+        """Batches that passed validation and wait to be handed over: decoded and verified once."""
+        self._received: deque[tuple[str, Batch]] = deque()
         self._outbox: deque[tuple[str, bytes]] = deque(maxlen=OUTBOX_MESSAGES_MAX)
         self._has_received = trio.Event()
         self._has_room = trio.Event()
@@ -65,6 +60,22 @@ class Gossip:
         """What this node listens to."""
         return (self._batches, self._offers)
 
+    def is_worth_forwarding(self, _peer_id: str, topic: str, payload: bytes) -> bool:
+        """True for a well-formed batch with its member's signature, or a donor's signed offer.
+
+        The whole batch is checked: what an honest node passes on never counts against it. Raises: InvalidInput.
+        """
+        if topic == self._offers:
+            decode_offer(self._charter, payload)
+            return True
+        batch = decode_batch(self._charter.federation, payload)
+        if not is_signed_batch(self._charter, batch):
+            raise InvalidInput("a batch that its member did not sign")
+        self._checked[payload] = batch
+        if len(self._checked) > CHECKED_BATCHES_MAX:
+            self._checked.popitem(last=False)
+        return True
+
     async def handle(self, peer_id: str, topic: str, payload: bytes) -> None:
         """Take a message that passed validation. Waits while the node is behind, so the transport drops instead."""
         if topic == self._offers:
@@ -74,7 +85,10 @@ class Gossip:
         while len(self._received) >= INGEST_GROUP_MAX:
             self._has_room = trio.Event()
             await self._has_room.wait()
-        self._received.append((peer_id, payload))
+        batch = self._checked.pop(payload, None)
+        if batch is None:  # pushed out by newer ones: anti-entropy will bring it
+            return
+        self._received.append((peer_id, batch))
         self._has_received.set()
 
     def tell_batch(self, encoded: bytes) -> None:
@@ -111,4 +125,4 @@ class Gossip:
                 while self._received and self._received[0][0] == peer_id:
                     group.append(self._received.popleft()[1])
                 self._has_room.set()
-                await self._ingest(group, peer_id)
+                await self._take_in_batches(group, peer_id)

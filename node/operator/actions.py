@@ -291,7 +291,7 @@ class OperatorActions:
     def _complete_enrolment(self, draft: RecordDraft, request: BudgetRequest) -> Record:
         """The person signed first; our signature stands first. Ed25519 signs alike each time, so this is repeatable."""
         own_signature = self._key.sign(draft.compute_id(self._charter.federation))
-        return draft.assemble(self._charter.federation, [own_signature, request.signature])
+        return draft.assemble(self._charter.federation, [own_signature, request.enrolment_signature])
 
     def _find_enrolments(self) -> dict[bytes, bytes]:
         """Account -> enrolment, of the people that we enrolled."""

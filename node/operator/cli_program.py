@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 REQUEST_PREFIX_MIN = 4
 """Characters of a request's id that name it, if no other starts so; after the `almr1q` that all ids share."""
 ID_HEAD = "almr1q"
-PROGRAM_HEAD = "almp1"
+ADDRESS_HEAD = "alm"
 SHOWN_CHARACTERS = len(ID_HEAD) + 8
 APPROVALS_AT_ONCE = 8
 
@@ -265,7 +265,7 @@ def find_program(client: NodeClient, text: str) -> api.Program:
     wanted = text.strip()
     own = client.get_status().member
     found = [program for program in programs if program.name == wanted and program.member == own]
-    if not found and wanted.lower().startswith(PROGRAM_HEAD):
+    if not found and wanted.lower().startswith(ADDRESS_HEAD):
         decode_address(Kind.PROGRAM, wanted)
         found = [program for program in programs if program.id == wanted.lower()]
     if len(found) > 1:

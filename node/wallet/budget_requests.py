@@ -18,11 +18,10 @@ from node.addresses import Kind, encode_address
 from node.errors import UserError
 from node.files import write_atomically
 from node.wallet.payments import check_text
-from protocol.budgets import BudgetRequest, decode_budget_request
+from protocol.budgets import NO_SIGNATURE, BudgetRequest, decode_budget_request
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES
 from protocol.limits import PURPOSE_BYTES_MAX
-from protocol.signatures import SIGNATURE_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,10 +89,9 @@ def sign_request(wallet: Wallet, key: Ed25519PrivateKey, program: bytes, member:
             secrets.token_bytes(ID_BYTES),
             public_key,
             text,
-            bytes(SIGNATURE_BYTES),
-        )
-        enrolment = request.build_enrolment(wallet.charter)
-        request = request._replace(signature=key.sign(enrolment.compute_id(wallet.federation)))
+            NO_SIGNATURE,
+            NO_SIGNATURE,
+        ).sign(wallet.charter, key)
         decode_budget_request(wallet.charter, request.encode())
         _write(wallet, [*read_requests(wallet), Asked(request, wallet.now(), "")])
         return request

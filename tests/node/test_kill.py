@@ -77,7 +77,7 @@ def fund(federation):
 
 
 @pytest.mark.slow
-def test_nothing_acknowledged_is_lost_when_nodes_are_killed_at_random_instants(tmp_path):
+def test_nothing_acknowledged_is_lost_when_nodes_are_killed_at_random_instants(tmp_path, record_property):
     chance = random.Random(SEED)
     with LocalFederation(tmp_path, Cast(4, PEOPLE)) as federation:
         fund(federation)
@@ -97,4 +97,5 @@ def test_nothing_acknowledged_is_lost_when_nodes_are_killed_at_random_instants(t
                     found = client.get_record(encode_address(Kind.RECORD, record))
                     assert found is not None
                     assert found.state == "applied"
-        print(f"{KILLS} kills, {len(load.acknowledged)} payments acknowledged, none lost; seed {SEED}")
+        record_property("kills", KILLS)
+        record_property("acknowledged", len(load.acknowledged))

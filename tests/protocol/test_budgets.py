@@ -25,7 +25,7 @@ def test_a_request_decodes_to_itself():
 def test_the_member_completes_the_enrolment_that_the_person_signed():
     draft = REQUEST.build_enrolment(CHARTER)
     member_signature = FEDERATION.member_keys[1].sign(draft.compute_id(FEDERATION.id))
-    record = draft.assemble(FEDERATION.id, [member_signature, REQUEST.signature])
+    record = draft.assemble(FEDERATION.id, [member_signature, REQUEST.enrolment_signature])
     assert has_valid_signatures(record)
     assert record.body == Enrol(1, APPLICANT.account)
     assert record.account == REQUEST.tag

@@ -13,7 +13,7 @@ import pytest
 from protocol.errors import WAITING_REASONS, Reason, Rejected
 from protocol.ledger import Ledger
 from protocol.records import Draw, Grant, Kind, Output, Record, account_scope
-from protocol.rules import check_record, check_writer, is_exempt_from_funding
+from protocol.rules import check_record, check_writer
 from tests.local_members import LocalMember
 from tests.strategies import make_federation, make_id, make_key
 
@@ -295,11 +295,6 @@ def test_a_member_can_t_grant_more_than_its_cap():
 
 def test_only_waiting_reasons_can_pass_by_themselves():
     assert {Reason.PREDECESSOR_MISSING, Reason.REFERENCE_MISSING, Reason.FUNDS_MISSING} == WAITING_REASONS
-
-
-def test_members_write_without_funds_of_their_own():
-    assert not is_exempt_from_funding(make_transfer(), FEDERATION.charter)
-    assert all(is_exempt_from_funding(VALID[name](), FEDERATION.charter) for name in ("grant", "program", "settle"))
 
 
 # -- precedence -------------------------------------------------------------------------------------------------------

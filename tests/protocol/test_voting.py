@@ -16,7 +16,7 @@ from protocol.statements import Commit, CommitBatch, Statement, Vote, VoteBatch
 from protocol.voting import BATCH_REFERENCES_MAX
 from tests.local_members import Cluster, Gathering, LocalMember, make_prefix
 from tests.protocol.test_convergence import Schedule
-from tests.strategies import GRANTED, SEEDS, iterate_mask, make_economy, make_federation, make_id
+from tests.strategies import GRANTED, SEEDS, iterate_mask, make_economy, make_federation
 
 FEDERATION = make_federation()
 ECONOMY = make_economy(FEDERATION)
@@ -121,16 +121,6 @@ def test_a_copy_under_a_broken_signature_does_not_keep_the_good_one_from_its_vot
     assert len({member.replica.compute_state_root() for member in cluster.members.values()}) == 1
 
 
-def test_a_record_that_lacks_its_predecessor_waits_for_it():
-    member, first = make_member(), pay(10)
-    second = pay(20, sequence=1, prev=first.id)
-    late = introduce(second)
-    member.receive(late)
-    assert not member.voter.has_statements
-    assert make_final(member, first)
-    assert second.id in names_voted(member)
-
-
 def make_final(member: LocalMember, *records: Record) -> bool:
     """Members 2 to 4 of a world of their own make the records final; then the member hears all of it."""
     cluster = Cluster(FEDERATION, (2, 3, 4))
@@ -143,51 +133,51 @@ def make_final(member: LocalMember, *records: Record) -> bool:
     return all(member.replica.is_final(record.id) for record in records)
 
 
-def test_a_record_that_lacks_funds_waits_for_them():
-    member = make_member()
-    gift = pay(500, payer=BOB, payee=ALICE)
-    large = pay(GRANTED + 300)
-    member.receive(introduce(large))
-    assert not member.voter.has_statements
-    assert make_final(member, gift)
-    assert large.id in names_voted(member)
-
-
-def test_a_record_that_names_an_unknown_one_waits_for_it():
-    member = make_member()
+def make_early_records() -> dict[str, tuple[Record, Record]]:
+    """What a record lacks -> (the record, what must be final before it)."""
+    first = pay(10)
     other = FEDERATION.sponsor(3, ECONOMY.donor)
-    hold = FEDERATION.hold(ALICE, ECONOMY.donor, other, [Draw(*ECONOMY.lot, 10)])
-    settle = FEDERATION.settle(ECONOMY.donor, hold, 5)
-    member.receive(introduce(hold, settle))
-    assert not member.voter.has_statements
-    assert make_final(member, other)
-    voted = names_voted(member)
-    assert hold.id in voted
-    assert settle.id not in voted
+    return {
+        "predecessor": (pay(20, sequence=1, prev=first.id), first),
+        "funds": (pay(GRANTED + 300), pay(500, payer=BOB, payee=ALICE)),
+        "named record": (FEDERATION.hold(ALICE, ECONOMY.donor, other, [Draw(*ECONOMY.lot, 10)]), other),
+    }
 
 
-def test_what_can_never_pass_does_not_wait():
+@pytest.mark.parametrize("lacking", ["predecessor", "funds", "named record"])
+def test_a_record_that_came_too_early_gets_no_vote_and_is_introduced_again_in_time(lacking):
+    early, before = make_early_records()[lacking]
     member = make_member()
-    stranger = FEDERATION.person("stranger")
-    wrong_writer = FEDERATION.sign(1, pay(10).scope, pay(10).body, [stranger])  # type: ignore[arg-type]
-    member.receive(introduce(wrong_writer, pay(10, epoch=2)))
+    member.receive(introduce(early))
     assert not member.voter.has_statements
-    assert not member.voter._waiting
+    with pytest.raises(Rejected):
+        member.submit(early)
+    assert make_final(member, before)
+    member.voter.take_statements()
+    member.submit(early)
+    spoken = member.speak()
+    assert spoken is not None
+    assert [record.id for record in spoken.records] == [early.id]
 
 
-def test_at_most_two_records_wait_for_a_slot():
-    member = make_member()
-    rivals = [pay(amount, sequence=5, prev=make_id("later")) for amount in range(1, 9)]
-    member.receive(introduce(*rivals))
-    assert sum(map(len, member.voter._waiting.values())) == 2
-
-
-def test_an_epoch_that_ends_while_a_record_waits_takes_its_vote():
-    member, first = make_member(), pay(10)
-    member.receive(introduce(pay(20, sequence=1, prev=first.id)))
-    member.open_epochs = range(2, 3)
-    make_final(member, first)
-    assert not any(isinstance(s, (Vote, VoteBatch)) for s in member.voter.take_statements())
+def test_what_a_correct_member_introduces_can_be_judged_by_everybody_who_admits_it():
+    """The lemma that makes waiting needless: its batch names all that its decision rested on."""
+    cluster = Cluster(FEDERATION, (1, 2, 3))
+    for batch in PREFIX:
+        cluster.hand_out(batch)
+    cluster.settle_down()
+    for early, before in make_early_records().values():
+        again = Cluster(FEDERATION, (1, 2, 3))
+        for batch in PREFIX:
+            again.hand_out(batch)
+        again.settle_down()
+        again.finalise([before], at=1)
+        again.finalise([early], at=1)
+        late = make_member()
+        for batch in again.said:
+            late.receive(batch)
+        assert late.replica.is_final(early.id)
+        assert not late.replica.ledger.count_waiting()
 
 
 # -- committing -------------------------------------------------------------------------------------------------------

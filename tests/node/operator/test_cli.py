@@ -181,9 +181,10 @@ def ask(url, program, member):
         charter = decode_founded_charter(client.get_charter().founded).charter
         key = Ed25519PrivateKey.generate()
         public_key = key.public_key().public_bytes_raw()
-        request = BudgetRequest(decode_address(Kind.PROGRAM, program), member, 1, os.urandom(32), public_key, "Hi", b"")
-        signature = key.sign(request.build_enrolment(charter).compute_id(charter.federation))
-        return client.post_budget_request(request._replace(signature=signature).encode())
+        request = BudgetRequest(
+            decode_address(Kind.PROGRAM, program), member, 1, os.urandom(32), public_key, "Hi", b"", b""
+        )
+        return client.post_budget_request(request.sign(charter, key).encode())
 
 
 def test_an_institution_gives_its_first_budget(allmende, tmp_path, home):

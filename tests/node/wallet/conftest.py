@@ -93,7 +93,7 @@ class Federation:
         self.batches[batch.id] = batch
         admission = self.replica.admit(batch, self.batches.__getitem__)
         assert admission is not None
-        self.voter.handle_admission(admission, self.epochs)
+        self.voter.handle_admission(admission)
         for record in admission.applied:
             self.history.note(record, self.replica.ledger)
 
@@ -146,7 +146,7 @@ class Federation:
         request = decode_budget_request(self.charter, request_bytes)
         draft = request.build_enrolment(self.charter)
         signature = self.member_key.sign(draft.compute_id(self.charter.federation))
-        record = draft.assemble(self.charter.federation, [signature, request.signature])
+        record = draft.assemble(self.charter.federation, [signature, request.enrolment_signature])
         self.submit(record.encoded)
         return record
 

@@ -96,10 +96,9 @@ class Federation:
 
     def sign_budget_request(self, program: bytes | None = None, member: int = 1, epoch: int = 1) -> BudgetRequest:
         request = BudgetRequest(
-            program or self.program.id, member, epoch, b"u" * 32, public(self.donor_key), "please", bytes(64)
+            program or self.program.id, member, epoch, b"u" * 32, public(self.donor_key), "please", b"", b""
         )
-        signature = self.donor_key.sign(request.build_enrolment(self.charter).compute_id(self.id))
-        return request._replace(signature=signature)
+        return request.sign(self.charter, self.donor_key)
 
     def sign_offer(self, valid_until: int, key: Ed25519PrivateKey | None = None, sponsor: bytes | None = None) -> Offer:
         key = key or self.donor_key
