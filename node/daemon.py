@@ -8,6 +8,7 @@ the same whether the node was stopped or killed.
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 import time
 from collections.abc import Mapping
@@ -47,10 +48,17 @@ def run_node(home: Path, passphrase: Passphrase | None = None) -> None:
     logging.basicConfig(
         level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
+    _raise_file_limit()
     federation, founded = places.load_federation()
     keys = {purpose: load_key(path, passphrase, purpose=purpose) for purpose, path in places.keys}
     with lock_directory(home, "allmende node"):
         trio.run(_Daemon(places, config, federation, founded, keys).run)
+
+
+def _raise_file_limit() -> None:
+    """Hundreds of HTTP and peer connections need more file descriptors than the usual soft limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Daemon:

@@ -57,6 +57,10 @@ class Submissions:
         submission = self._queue.get(record_id)
         return submission.record if submission else None
 
+    def list_of(self, account: bytes) -> list[Record]:
+        """The records of an account that wait here."""
+        return [submission.record for submission in self._queue.values() if submission.record.account == account]
+
     def add(self, record: Record, open_epochs: range, now: float) -> None:
         """Queue a record whose signatures hold. Raises: Rejected when it can never pass; Busy."""
         ledger = self._voter.replica.ledger

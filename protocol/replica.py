@@ -88,6 +88,8 @@ class Replica:
         self.forks: dict[int, ForkEvidence] = {}
         self.final_count = 0
         self._introductions: dict[bytes, Introduction] = {}
+        self._open: dict[bytes, Introduction] = {}
+        """Those that hold a record which is not final."""
         self._located: dict[bytes, tuple[Introduction, int]] = {}
         self._repeated: dict[bytes, list[tuple[Introduction, int]]] = {}
         self._deferred: dict[bytes, list[tuple[int, bytes, int, Statement]]] = {}
@@ -130,7 +132,7 @@ class Replica:
 
     def get_open_introductions(self) -> list[Introduction]:
         """The introductions that hold a record which is not final."""
-        return [introduction for introduction in self._introductions.values() if introduction.records]
+        return list(self._open.values())
 
     def is_final(self, record_id: bytes) -> bool:
         """True when commits of a quorum in one round stand behind the record."""
@@ -185,6 +187,8 @@ class Replica:
                 introduction.aliases[position] = located
                 del introduction.records[position]
                 self._repeated.setdefault(record_id, []).append((introduction, position))
+        if introduction.records:
+            self._open[batch.id] = introduction
         return introduction
 
     def _count(self, member: int, batch_id: bytes, position: int, statement: Statement, admission: Admission) -> None:
@@ -244,13 +248,15 @@ class Replica:
                 for position in iterate_positions(reached):
                     self.final_count += 1
                     admission.applied.extend(self.ledger.offer(counted.records.pop(position)))
+                if not counted.records:
+                    del self._open[counted.batch]
 
     # -- comparing ----------------------------------------------------------------------------------------------
 
     def compute_state_root(self) -> bytes:
         """The hash of the whole state: the ledger, and what was said about every record that is not final."""
         leaves = self.ledger.compute_state_leaves()
-        for introduction in self._introductions.values():
+        for introduction in self._open.values():
             for position in introduction.records:
                 leaves += _open_leaves(introduction, position)
         return compute_root(sorted(leaves))

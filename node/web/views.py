@@ -179,7 +179,10 @@ class LedgerViews:
             sponsorships=[
                 api.Sponsorship(name_record(record), state.member, state.until_epoch) for record, state in sponsors
             ],
-            pending=[name_record(record.id) for record in self._list_open_records(scope)],
+            pending=[
+                name_record(record.id)
+                for record in (*self._list_open_records(scope), *self._member.submissions.list_of(account))
+            ],
         )
 
     def _read_indexes(self) -> None:
