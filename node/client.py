@@ -17,14 +17,17 @@ import threading
 import time
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
 from node import api
 from node.errors import Refused, Unreachable, UserError
-from protocol.errors import Reason, Rejected
+from protocol.errors import InvalidInput, Reason, Rejected
+
+if TYPE_CHECKING:
+    from protocol.charter import FoundedCharter
 
 TIMEOUT_SECONDS = 15.0
 """For a connection, and for each silence in an answer."""
@@ -97,11 +100,6 @@ class NodeClient:
             raise UserError(f"{self.place} is no address of a node: write http://HOST:PORT or https://HOST")
         self._is_secure = address.scheme == "https"
         self._path_prefix = address.path.rstrip("/")
-
-    @classmethod
-    def over_socket(cls, path: Path, timeout_seconds: float = TIMEOUT_SECONDS) -> NodeClient:
-        """The client of the node on this machine, for its operator."""
-        return cls(path, timeout_seconds)
 
     def __enter__(self) -> NodeClient:
         return self
@@ -413,3 +411,25 @@ def _make_line(text: str) -> str:
     """Foreign text for a terminal: one line, printable, bounded."""
     line = "".join(character if character.isprintable() else " " for character in text)
     return " ".join(line.split())[:_DETAIL_CHARACTERS_MAX]
+
+
+def fetch_founding(node_url: str, expected: str | None = None) -> FoundedCharter:
+    """The founding document that a node serves, all founders' signatures checked.
+
+    Raises: UserError when it does not hold or is not of the `expected` federation (an address); Unreachable.
+    """
+    from node.addresses import Kind, decode_address, encode_address
+    from protocol.charter import decode_founded_charter
+
+    with NodeClient(node_url) as client:
+        answer = client.get_charter()
+    try:
+        founded = decode_founded_charter(answer.founded)
+    except InvalidInput as error:
+        raise UserError(f"the charter of {node_url} does not hold ({error}): choose another node") from error
+    found = encode_address(Kind.FEDERATION, founded.charter.federation)
+    if answer.federation != found:
+        raise UserError(f"{node_url} says it serves {answer.federation}, but its charter founds {found}")
+    if expected is not None and decode_address(Kind.FEDERATION, expected) != founded.charter.federation:
+        raise UserError(f"{node_url} serves the federation {found}, and {expected.strip()} was expected")
+    return founded

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,7 +29,7 @@ HOME_DEFAULT = "~/.allmende-node"
 SETTINGS_BYTES_MAX = 1 << 20
 PEERS_MAX = 1000
 
-_P2P_EXAMPLE = "write it like /ip4/192.0.2.7/tcp/4001 or /dns/node.example.org/tcp/4001"
+P2P_EXAMPLE = "write it like /ip4/192.0.2.7/tcp/4001 or /dns/node.example.org/tcp/4001"
 _P2P_FORM = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/([^/]+)/tcp/([0-9]{1,5})(?:/p2p/(12D3KooW[1-9A-HJ-NP-Za-km-z]{44}))?")
 _HOST_FORM = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _BIND_FORM = re.compile(r"(\[[^\]]+\]|[^:\[\]]+):([0-9]{1,5})")
@@ -174,7 +175,7 @@ def read_config(path: Path) -> NodeConfig:
 def write_config(path: Path, config: NodeConfig) -> None:
     """Write settings with an explanation of each. Raises: UserError when they are wrong or the file exists."""
     check_config(config)
-    values = {name: _to_toml(getattr(config, name)) for name in NodeConfig.__struct_fields__}
+    values = {name: format_toml(getattr(config, name)) for name in NodeConfig.__struct_fields__}
     write_atomically(path, _TEMPLATE.format(**values).encode(), replace=False)
 
 
@@ -214,14 +215,14 @@ def check_p2p_address(text: str) -> None:
     """Raises: UserError unless the text is an address of the libp2p network over TCP."""
     match = _P2P_FORM.fullmatch(text)
     if match is None or not _is_port(match[3]):
-        raise UserError(f"{text!r} is no network address: {_P2P_EXAMPLE}")
+        raise UserError(f"{text!r} is no network address: {P2P_EXAMPLE}")
     kind, host = match[1], match[2]
     try:
         is_host = bool(_HOST_FORM.fullmatch(host)) if kind.startswith("dns") else _is_ip(host, int(kind[-1]))
     except ValueError:
         is_host = False
     if not is_host:
-        raise UserError(f"{host!r} in {text!r} is no {kind} address: {_P2P_EXAMPLE}")
+        raise UserError(f"{host!r} in {text!r} is no {kind} address: {P2P_EXAMPLE}")
 
 
 def split_p2p_address(text: str) -> tuple[str, int]:
@@ -268,7 +269,8 @@ def _find_line(text: str, field: str) -> str:
     return ""
 
 
-def _to_toml(value: str | tuple[str, ...]) -> str:
+def format_toml(value: str | int | Sequence[str]) -> str:
+    """A setting's value as TOML."""
     # A JSON string is a TOML string, but for the one control character that JSON leaves as it is.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 

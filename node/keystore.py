@@ -88,16 +88,6 @@ def new_key(purpose: str = "account") -> Key:
     return Key(os.urandom(SEED_BYTES), purpose)
 
 
-def sign(seed: bytes, message: bytes) -> bytes:
-    """One signature. Whoever signs often keeps a `Key`."""
-    return Key(seed).sign(message)
-
-
-def public_key(seed: bytes) -> bytes:
-    """The Ed25519 public key of a seed: 32 bytes."""
-    return Key(seed).public_key
-
-
 @dataclass(frozen=True)
 class Passphrase:
     """Where a passphrase comes from: the file that was named, else the environment, else the person."""
@@ -204,14 +194,6 @@ def load_key(path: Path, passphrase: Passphrase | str | None, *, purpose: str | 
     if "encryption" in document and document["encryption"] is None:
         return Key(_take_bytes(path, document, "seed", SEED_BYTES), found)
     return Key(_decrypt(path, document, passphrase), found)
-
-
-def is_encrypted(path: Path) -> bool:
-    """Whether a key file asks for a passphrase.
-
-    Raises: UserError when it cannot be read.
-    """
-    return _read_document(path).get("encryption") is not None
 
 
 def _decrypt(path: Path, document: dict[str, Any], passphrase: Passphrase | str | None) -> bytes:

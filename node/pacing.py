@@ -1,15 +1,18 @@
 """How often a member speaks: soon when little happens, in larger batches when much does.
 
 Every batch costs each other member about as much as 1.6 signature checks, whatever is in it, and each gossip message
-several milliseconds on top. So when batches become many, or carry few records each, the interval grows up to a
-ceiling; when the federation is quiet a payment waits for the shortest interval only.
+several milliseconds on top. So when many payments are made and batches carry few of them each, the interval grows up
+to a ceiling; when the federation is quiet a payment waits for the shortest interval only.
 """
 
 from __future__ import annotations
 
 WINDOW_SECONDS = 1.0
-BATCHES_PER_WINDOW_FREE = 40
-"""Five payments a second, one after the other, among four members take that many: about a tenth of a core."""
+RECORDS_PER_WINDOW_FREE = 20
+"""So few payments a second don't wait for one another: nothing would be gained."""
+
+BATCHES_PER_WINDOW_MAX = 100
+"""About a third of a core: more than that, whatever is in them, slows everybody down."""
 
 RECORDS_PER_BATCH_GOAL = 10
 INTERVAL_CEILING_SECONDS = 0.25
@@ -35,8 +38,8 @@ class Pacing:
         self._records += records
 
     def _adapt(self) -> None:
-        is_crowded = self._batches > BATCHES_PER_WINDOW_FREE
-        if is_crowded and self._records < RECORDS_PER_BATCH_GOAL * self._batches:
+        is_busy = self._records > RECORDS_PER_WINDOW_FREE or self._batches > BATCHES_PER_WINDOW_MAX
+        if is_busy and self._records < RECORDS_PER_BATCH_GOAL * self._batches:
             self.interval_seconds = min(max(INTERVAL_CEILING_SECONDS, self._shortest), self.interval_seconds * 1.5)
         else:
             self.interval_seconds = max(self._shortest, self.interval_seconds / 1.5)

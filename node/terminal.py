@@ -38,25 +38,31 @@ def dry_run_option(command: CommandFunction) -> CommandFunction:
     return click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")(command)
 
 
-def home_option(command: CommandFunction) -> CommandFunction:
-    """`--home`, handed over as the path `home`, with ~ expanded; it need not exist yet."""
+def make_home_option(
+    variable: str, default: str, text: str, open_home: Callable[[Path], object]
+) -> Callable[[CommandFunction], CommandFunction]:
+    """`--home`, handed over as `home`: what `open_home` makes of the path with ~ expanded; it need not exist yet."""
+
+    def expand(context: click.Context, parameter: click.Parameter, value: Path) -> object:
+        try:
+            return open_home(value.expanduser())
+        except RuntimeError as error:
+            raise UserError(f"{value}: no such home directory; name it with --home") from error
+
     return click.option(
         "--home",
         type=click.Path(file_okay=False, path_type=Path),
-        envvar=HOME_VARIABLE,
-        default=HOME_DEFAULT,
+        envvar=variable,
+        default=default,
         show_default=True,
         show_envvar=True,
-        callback=_expand_home,
-        help="Directory that holds keys and settings.",
-    )(command)
+        callback=expand,
+        help=text,
+    )
 
 
-def _expand_home(context: click.Context, parameter: click.Parameter, value: Path) -> Path:
-    try:
-        return value.expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{value}: no such home directory; name it with --home") from error
+home_option = make_home_option(HOME_VARIABLE, HOME_DEFAULT, "Directory that holds keys and settings.", Path)
+"""`--home` of a person: the path `home`."""
 
 
 def emit(document: Mapping[str, object], text_lines: Iterable[str], as_json: bool) -> None:

@@ -32,7 +32,7 @@ from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES, Tag, compute_id
 from protocol.limits import (
     BATCH_BYTES_MAX,
-    MEMBERS_MAX,
+    MEMBER_NUMBER_MAX,
     PROTOCOL_VERSION,
     RECORD_BYTES_MAX,
     RECORDS_PER_BATCH_MAX,
@@ -69,7 +69,7 @@ class Header(NamedTuple):
 _HEADER = items(
     uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
     uint(),
-    uint(MEMBERS_MAX * 1000, 1),
+    uint(MEMBER_NUMBER_MAX, 1),
     uint(),
     optional_binary(ID_BYTES),
     binary(ID_BYTES),
@@ -179,7 +179,7 @@ def is_signed_batch(charter: Charter, batch: Batch) -> bool:
 class LogPosition(NamedTuple):
     """Where the next batch of a log goes."""
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a header
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a position
     prev: bytes
 
 

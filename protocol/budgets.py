@@ -12,7 +12,7 @@ from protocol.charter import Charter
 from protocol.codec import binary, decode, encode, items, text, uint
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES, Tag, compute_account_id, compute_id
-from protocol.limits import EPOCH_MAX, MEMBERS_MAX, PROTOCOL_VERSION, PURPOSE_BYTES_MAX
+from protocol.limits import EPOCH_MAX, MEMBER_NUMBER_MAX, PROTOCOL_VERSION, PURPOSE_BYTES_MAX
 from protocol.records import Enrol, Kind, RecordDraft, person_scope
 from protocol.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signer, is_valid_signature
 
@@ -21,7 +21,7 @@ NO_SIGNATURE = bytes(SIGNATURE_BYTES)
 _REQUEST = items(
     uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
     binary(ID_BYTES),
-    uint(MEMBERS_MAX * 1000, 1),
+    uint(MEMBER_NUMBER_MAX, 1),
     uint(EPOCH_MAX, 1),
     binary(ID_BYTES),
     binary(PUBLIC_KEY_BYTES),

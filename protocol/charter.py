@@ -25,6 +25,7 @@ from protocol.limits import (
     EPOCHS_MAX,
     GRACE_SECONDS_MAX,
     GRACE_SECONDS_MIN,
+    MEMBER_NUMBER_MAX,
     MEMBERS_MAX,
     MEMBERS_SAFE_MIN,
     NAME_BYTES_MAX,
@@ -79,7 +80,7 @@ class Policy(NamedTuple):
 
 
 _MEMBER = items(
-    uint(MEMBERS_MAX * 1000, 1),
+    uint(MEMBER_NUMBER_MAX, 1),
     text(NAME_BYTES_MAX, 1),
     binary(PUBLIC_KEY_BYTES),
     binary(PUBLIC_KEY_BYTES),
@@ -271,7 +272,7 @@ class FoundedCharter(NamedTuple):
 
 _FOUNDED = items(
     binary_up_to(CHARTER_BYTES_MAX),
-    list_of(items(uint(MEMBERS_MAX * 1000, 1), binary(SIGNATURE_BYTES)), MEMBERS_MAX, 1),
+    list_of(items(uint(MEMBER_NUMBER_MAX, 1), binary(SIGNATURE_BYTES)), MEMBERS_MAX, 1),
 )
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 
 from protocol.errors import InvalidInput
+from protocol.limits import INTEGER_MAX
 
 MILLICREDITS_PER_CREDIT = 1000
-AMOUNT_MAX = 2**53 - 1
+AMOUNT_MAX = INTEGER_MAX
 
 _CREDITS = re.compile(r"(\d{1,13})(?:\.(\d{1,3}))?", re.ASCII)
 

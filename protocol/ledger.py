@@ -31,6 +31,7 @@ from protocol.records import (
     Sponsor,
     Terms,
     Transfer,
+    account_scope,
     get_named_records,
     get_outgoing,
 )
@@ -231,7 +232,7 @@ class Ledger:
         given = 0
         for account, program, expiry_epoch, amount in body.outputs:
             self._credit(account, Lot(program, expiry_epoch), amount)
-            touched.append(b"\x01" + account)
+            touched.append(account_scope(account))
             given += amount
         return given
 
@@ -240,7 +241,7 @@ class Ledger:
         lot = Lot(body.program, body.expiry_epoch)
         for _, account, amount in body.outputs:
             self._credit(account, lot, amount)
-            touched.append(b"\x01" + account)
+            touched.append(account_scope(account))
             key = (record.account, body.program, account)
             self.allowances[key] = self.allowances.get(key, 0) + amount
             given += amount
@@ -273,12 +274,12 @@ class Ledger:
         if gift:
             account = self.charter.get_issuance_account(gift_member, record.epoch)
             self._credit(account, FREE_LOT, gift)
-            touched.append(b"\x01" + account)
+            touched.append(account_scope(account))
         if paid > gift:
             self._credit(hold.payee, FREE_LOT, paid - gift)
         self.escrowed -= hold.amount
         self.holds[record.account] = hold._replace(paid=paid)
-        touched.extend((b"\x01" + hold.payer, b"\x01" + hold.payee))
+        touched.extend((account_scope(hold.payer), account_scope(hold.payee)))
         self._apply_backing(sponsor.member, record.epoch + 1, backed, touched)
 
     def _apply_backing(self, member: int, epoch: int, amount: int, touched: list[bytes]) -> None:
@@ -294,7 +295,7 @@ class Ledger:
             account = self.charter.get_issuance_account(member, epoch)
             self._credit(account, FREE_LOT, raised)
             self.issued += raised
-            touched.append(b"\x01" + account)
+            touched.append(account_scope(account))
 
     def _credit(self, account: bytes, lot: Lot, amount: int) -> None:
         lots = self.balances.setdefault(account, {})

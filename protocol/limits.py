@@ -47,6 +47,9 @@ SIGNERS_MAX = 2
 MEMBERS_MAX = 100
 """More members than that want a federation of federations: every member answers every batch."""
 
+MEMBER_NUMBER_MAX = MEMBERS_MAX * 1000
+"""Numbers of members that left are never used again; this leaves room for all who ever come."""
+
 WEIGHT_MAX = 1_000_000
 EPOCH_MAX = 2**31
 """Epochs go on after the last one with a cap: people can still pay and redeem what they hold."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from protocol.codec import binary, binary_up_to, decode, encode, items, list_of, uint
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES
-from protocol.limits import BATCH_BYTES_MAX, FRONTIER_HEADS_MAX, MEMBERS_MAX, SYNC_BYTES_MAX
+from protocol.limits import BATCH_BYTES_MAX, FRONTIER_HEADS_MAX, MEMBER_NUMBER_MAX, MEMBERS_MAX, SYNC_BYTES_MAX
 from protocol.replica import Replica
 
 PROBE, PULL = 1, 2
@@ -26,7 +26,7 @@ PIECE_BATCHES_MAX = 1024
 _BATCHES_BYTES_MAX = SYNC_BYTES_MAX + BATCH_BYTES_MAX
 _REQUEST_BYTES_MAX = 1024 * 1024
 
-_MEMBER = uint(MEMBERS_MAX * 1000, 1)
+_MEMBER = uint(MEMBER_NUMBER_MAX, 1)
 _PLACE = items(_MEMBER, uint(), binary(ID_BYTES))
 _PROBE_SHAPE = items(uint(PROBE, PROBE), binary(ID_BYTES))
 _PULL_SHAPE = items(
@@ -41,7 +41,7 @@ class Place(NamedTuple):
     """A batch's place in a log."""
 
     member: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a header
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a place
     batch: bytes
 
 

@@ -130,6 +130,11 @@ def decode_tick(encoded: bytes) -> Tick:
     return Tick._make(decode(_TICK, encoded, TICK_BYTES_MAX)[1:])
 
 
+def _compute_place(federation: bytes, before: Tick | None) -> tuple[int, bytes]:
+    """(sequence, prev) of the tick after `before`."""
+    return (before.sequence + 1, before.compute_id(federation)) if before else (1, NONE)
+
+
 def sign_tick(
     federation: bytes,
     key: Signer,
@@ -140,7 +145,7 @@ def sign_tick(
     checkpoint: bytes = NONE,
 ) -> Tick:
     """The tick after `before`."""
-    sequence, prev = (before.sequence + 1, before.compute_id(federation)) if before else (1, NONE)
+    sequence, prev = _compute_place(federation, before)
     unsigned = Tick(hold, sequence, elapsed_ms, compute_charge(elapsed_ms, rate), prev, checkpoint, b"")
     return unsigned._replace(signature=key.sign(unsigned.compute_id(federation)))
 
@@ -158,7 +163,7 @@ def check_tick(
 
     Whether so much time can have passed is the payer's own clock's question, not asked here.
     """
-    sequence, prev = (before.sequence + 1, before.compute_id(federation)) if before else (1, NONE)
+    sequence, prev = _compute_place(federation, before)
     if tick.hold != hold or tick.sequence != sequence or tick.prev != prev:
         raise InvalidInput("the donor's tick does not follow the one before")
     if before is not None and tick.elapsed_ms < before.elapsed_ms:

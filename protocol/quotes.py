@@ -264,16 +264,19 @@ def decode_quote(charter: Charter, encoded: bytes) -> Quote:
 
 def compute_rate(offer: Offer, request: QuoteRequest) -> Rate:
     """What the request would occupy on the offered machine. Disk that lies in memory counts as memory."""
-    memory_bytes = request.memory_bytes + (request.disk_bytes if offer.is_disk_in_memory else 0)
-    return Rate(offer.weight, request.cores, compute_memory_gb(memory_bytes), request.gpus)
+    memory_gb = compute_memory_gb(_compute_memory_bytes(offer, request))
+    return Rate(offer.weight, request.cores, memory_gb, request.gpus)
+
+
+def _compute_memory_bytes(offer: Offer, request: QuoteRequest) -> int:
+    return request.memory_bytes + (request.disk_bytes if offer.is_disk_in_memory else 0)
 
 
 def check_request_fits(offer: Offer, request: QuoteRequest) -> None:
     """Raise `Rejected` unless the offered machine has what is asked for."""
-    needed_memory = request.memory_bytes + (request.disk_bytes if offer.is_disk_in_memory else 0)
     shortfalls = (
         (request.cores > offer.cores, f"it has {offer.cores} cores"),
-        (needed_memory > offer.memory_bytes, f"it lends {offer.memory_bytes} bytes of memory"),
+        (_compute_memory_bytes(offer, request) > offer.memory_bytes, f"it lends {offer.memory_bytes} bytes of memory"),
         (request.disk_bytes > offer.disk_bytes, f"it lends {offer.disk_bytes} bytes of disk"),
         (request.gpus > len(offer.gpus), f"it has {len(offer.gpus)} GPUs"),
         (

@@ -35,7 +35,7 @@ from protocol.limits import (
     GRACE_SECONDS_MAX,
     JOB_CLASS_BYTES_MAX,
     JOB_CLASSES_MAX,
-    MEMBERS_MAX,
+    MEMBER_NUMBER_MAX,
     MEMO_BYTES_MAX,
     NAME_BYTES_MAX,
     OUTPUTS_MAX,
@@ -230,7 +230,7 @@ _BODY_SHAPES: dict[int, Shape] = {
         uint(1),
         set_of(_LABEL, JOB_CLASSES_MAX),
     ),
-    Kind.ENROL: items(uint(MEMBERS_MAX * 1000, 1), _ID),
+    Kind.ENROL: items(uint(MEMBER_NUMBER_MAX, 1), _ID),
     Kind.GRANT: items(_ID, _EXPIRY, list_of(items(_ID, _ID, _AMOUNT), OUTPUTS_MAX, 1)),
     Kind.SPONSOR: items(_ID, _EPOCH),
     Kind.HOLD: items(

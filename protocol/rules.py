@@ -35,7 +35,7 @@ from protocol.signatures import is_valid_signature
 def check_record(record: Record, ledger: Ledger, open_epochs: range) -> None:
     """Raise `Rejected` unless a correct member with this ledger may vote for the record now.
 
-    `open_epochs`: the epochs that the member's clock allows. The caller has checked the signatures and that the
+    `open_epochs`: the epochs that the member's clock allows. The caller also checks the signatures, and that the
     member voted for no other record in this slot.
     """
     check_writer(record, ledger)

@@ -117,14 +117,18 @@ class LocalMember(Gathering):
         self._admit(batch)
         return batch
 
+    def replay(self, batches: Iterable[Batch]) -> None:
+        """Take in stored batches, as at a start: nothing is judged."""
+        self._is_replaying = True
+        for batch in batches:
+            self.receive(batch)
+        self._is_replaying = False
+
     def restart(self) -> LocalMember:
         """The member as it is after a crash: computed anew from its stored batches alone."""
         again = LocalMember(self.federation, self.number)
         again.open_epochs = self.open_epochs
-        again._is_replaying = True
-        for batch in self.batches.values():
-            again.receive(batch)
-        again._is_replaying = False
+        again.replay(self.batches.values())
         for batch in self.batches.values():
             again._judge(batch)
         return again

@@ -39,7 +39,7 @@ from protocol.quotes import (
     decode_quote_request,
 )
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 OFFER_SECONDS = 120
 """Time between two publications of the offer."""
@@ -132,7 +132,7 @@ class Agent:
         try:
             await run.run()
         except Exception:
-            logger.exception("job %s: stopped by an error of ours", run.document.conversation[:8])
+            log.exception("job %s: stopped by an error of ours", run.document.conversation[:8])
         finally:
             self._jobs.pop(run.document.conversation, None)
 
@@ -151,7 +151,7 @@ class Agent:
         while True:
             wish = self.home.read_wish()
             if wish != self._wish:
-                logger.info("the donor asks to %s", wish)
+                log.info("the donor asks to %s", wish)
                 self._wish = wish
             if wish == "pause":
                 self.evict_all()
@@ -167,7 +167,7 @@ class Agent:
                 try:
                     await self._publish_offer()
                 except (UserError, Rejected, InvalidInput) as error:
-                    logger.warning("the offer was not published: %s", error)
+                    log.warning("the offer was not published: %s", error)
             await trio.sleep(OFFER_SECONDS if self._offer is not None else UNSPONSORED_SECONDS)
 
     async def _publish_offer(self) -> None:
@@ -175,7 +175,7 @@ class Agent:
         sponsor = _find_sponsor(account)
         if sponsor is None:
             self._offer = None
-            logger.warning("no member vouches for %s yet: nothing is offered", self.address)
+            log.warning("no member vouches for %s yet: nothing is offered", self.address)
             return
         self._offer = self._build_offer(sponsor)
         await self._post.insist(self._post.link.put_offer, self._offer.encode())
@@ -215,7 +215,7 @@ class Agent:
                     encoded = open_sealed(self._seal_seed, posted.content, context)
                     await self._answer(decode_quote_request(self.charter, encoded), nursery)
                 except InvalidInput as error:
-                    logger.info("a request is ignored: %s", error)
+                    log.info("a request is ignored: %s", error)
                 after = posted.sequence
                 self.home.save_cursor(after)
 
@@ -266,7 +266,7 @@ class Agent:
         try:
             await self._post.insist(self._post.link.post_message, mailbox, sealed)
         except (UserError, Rejected, InvalidInput) as error:
-            logger.info("a refusal was not delivered: %s", error)
+            log.info("a refusal was not delivered: %s", error)
 
 
 def _find_sponsor(account: api.Account) -> bytes | None:

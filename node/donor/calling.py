@@ -17,7 +17,7 @@ from protocol.conversation import Message, compute_seal_context, decode_envelope
 from protocol.errors import InvalidInput, Rejected
 from protocol.quotes import QuoteRequest
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 30.0
 """For what is said again in another form: log and ticks. The end of a job is worth a longer wait."""
@@ -59,10 +59,10 @@ class Line:
                 with trio.move_on_after(patience_seconds) as patience:
                     await self._post.insist(self._post.link.post_message, mailbox, sealed)
                 if patience.cancelled_caught:
-                    logger.warning("job %s: the node took no message in time", self._job.directory.name[:8])
+                    log.warning("job %s: the node took no message in time", self._job.directory.name[:8])
             except (UserError, InvalidInput, Rejected) as error:
                 # A full mailbox must not end the job: what counts is said again at its end.
-                logger.warning("job %s: the node takes no message: %s", self._job.directory.name[:8], error)
+                log.warning("job %s: the node takes no message: %s", self._job.directory.name[:8], error)
 
     async def hear(self, handle: Callable[[Message], Awaitable[None]]) -> NoReturn:
         """Hand over every message of the wallet, once, in order; never ends.
@@ -77,7 +77,7 @@ class Line:
                     try:
                         await handle(opened[1])
                     except InvalidInput as error:
-                        logger.info("job %s: a message is ignored: %s", document.conversation[:8], error)
+                        log.info("job %s: a message is ignored: %s", document.conversation[:8], error)
                     document.received = opened[0]
                 document.after = posted.sequence
                 self._job.save()
@@ -89,5 +89,5 @@ class Line:
             envelope = open_sealed(self._seal_seed, sealed, compute_seal_context(b"message", mailbox))
             return decode_envelope(self._federation, self._request.meter_key, mailbox, envelope)
         except InvalidInput as error:
-            logger.info("job %s: a message is ignored: %s", self._job.document.conversation[:8], error)
+            log.info("job %s: a message is ignored: %s", self._job.document.conversation[:8], error)
             return None

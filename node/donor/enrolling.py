@@ -4,40 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from node.addresses import Kind, decode_address, encode_address
+from node.addresses import Kind, encode_address
 from node.donor.settings import DonorHome, Settings
-from node.errors import UserError
 from node.files import write_atomically
 from node.keystore import PASSPHRASE_VARIABLE, Key, Passphrase, load_key, new_key, save_key
-from protocol.charter import FoundedCharter, decode_founded_charter
-from protocol.errors import InvalidInput
+from protocol.charter import FoundedCharter
 from protocol.identifiers import compute_account_id
 
 KEY_PURPOSE = "donor"
 SEAL_PURPOSE = "seal"
 ADDRESS_NAME = "address"
-
-
-def fetch_charter(node_url: str, expected: str | None) -> FoundedCharter:
-    """The founding document that a node serves, its signatures checked.
-
-    Raises: UserError when it does not hold or founds another federation than `expected`; Unreachable.
-    """
-    from node.client import NodeClient
-
-    client = NodeClient(node_url)
-    try:
-        answer = client.get_charter()
-    finally:
-        client.close()
-    try:
-        founded = decode_founded_charter(answer.founded)
-    except InvalidInput as error:
-        raise UserError(f"the charter of {node_url} does not hold ({error}): choose another node") from error
-    if expected is not None and decode_address(Kind.FEDERATION, expected) != founded.charter.federation:
-        found = encode_address(Kind.FEDERATION, founded.charter.federation)
-        raise UserError(f"{node_url} serves the federation {found}, and {expected.strip()} was expected")
-    return founded
 
 
 def make_donor(home: DonorHome, settings: Settings, founded: FoundedCharter, passphrase_file: Path | None) -> str:

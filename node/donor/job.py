@@ -50,7 +50,7 @@ from protocol.quotes import (
 )
 from protocol.receipts import verify_receipt
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 LOG_SECONDS_FIRST = 0.5
 LOG_SECONDS_MAX = 15.0
@@ -183,7 +183,7 @@ class JobRun:
             self._end(JobState.USER_FAILED, None, b"", f"the inputs can't be used: {error}")
             return
         except (JobNotStarted, UserError, OSError) as error:
-            logger.warning("job %s did not start: %s", document.conversation[:8], error)
+            log.warning("job %s did not start: %s", document.conversation[:8], error)
             self._end(JobState.DONOR_FAILED, None, b"", f"the job could not be started: {error}")
             return
         finally:
@@ -289,7 +289,7 @@ class JobRun:
     def _enter(self, state: JobState) -> None:
         self.document.state = state
         self.job.save()
-        logger.info("job %s: %s", self.document.conversation[:8], state)
+        log.info("job %s: %s", self.document.conversation[:8], state)
 
     # -- ending -------------------------------------------------------------------------------------------------
 
@@ -336,7 +336,7 @@ class JobRun:
         if not is_settled(self.job):
             await settle(self.shop, self.job)
         await self.line.say(Settled(document.settle_receipt), END_PATIENCE_SECONDS)
-        logger.info("job %s: settled", document.conversation[:8])
+        log.info("job %s: settled", document.conversation[:8])
 
     async def _wait_until(self, holds: Callable[[], bool]) -> None:
         while not holds():

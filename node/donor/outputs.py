@@ -17,7 +17,6 @@ from protocol.errors import InvalidInput
 
 SCRIPT_NAME = "job"
 WORK_NAME = "work"
-CALL_TRIES_MAX = 5
 
 
 async def fetch_inputs(

@@ -16,7 +16,7 @@ import trio
 from node import api
 from node.errors import Unreachable, UserError
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -31,7 +31,6 @@ class NodeLink(Protocol):
 
     def get_account(self, address: str) -> api.Account: ...
     def submit_record(self, record: bytes, wait: int = 0) -> api.Submitted: ...
-    def get_record(self, record_id: str, wait: int = 0) -> api.Record | None: ...
     def put_offer(self, offer: bytes) -> Any: ...
     def post_message(self, mailbox: bytes, content: bytes) -> Any: ...
     def get_messages(self, mailbox: bytes, after: int = 0, wait: int = 0) -> Sequence[api.Message]: ...
@@ -68,6 +67,6 @@ class Post:
         try:
             return await self.insist(self.link.get_messages, mailbox, after=after, wait=self._poll_seconds)
         except UserError as error:
-            logger.warning("the node gives no messages: %s", error)
+            log.warning("the node gives no messages: %s", error)
             await trio.sleep(PAUSE_SECONDS_MAX)
             return ()

@@ -16,7 +16,7 @@ from node.donor.runtimes import load_runtimes
 from node.donor.settings import DonorHome
 from node.errors import UserError
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 STOP_SECONDS = 20.0
 """How long a signal leaves for ending and settling jobs. What is not settled then is at the next start."""
@@ -46,7 +46,7 @@ async def serve(home: DonorHome, passphrase_file: Path | None) -> None:
         sandbox,
         runtimes,
     )
-    logger.info("donor %s, node %s", agent.address, settings.node_url)
+    log.info("donor %s, node %s", agent.address, settings.node_url)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, agent, nursery.cancel_scope)
@@ -62,7 +62,7 @@ async def _stop_on_signal(agent: Agent, scope: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
             break
-        logger.info("stopping: jobs are ended and settled; once more to stop at once")
+        log.info("stopping: jobs are ended and settled; once more to stop at once")
         agent.evict_all()
         agent.home.write_wish("finish")
         with trio.move_on_after(STOP_SECONDS):

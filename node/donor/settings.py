@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from node.config import format_toml
 from node.errors import UserError
 from node.files import write_atomically
 from protocol.charter import FoundedCharter, decode_founded_charter
@@ -108,8 +109,7 @@ class DonorHome:
         for name, value in msgspec.to_builtins(settings).items():
             if name in _COMMENTS:
                 lines.append(f"# {_COMMENTS[name]}")
-            # A JSON string, number or list of strings is one of TOML, too (\/ and lone surrogates apart).
-            lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
+            lines.append(f"{name} = {format_toml(value)}")
         write_atomically(self.settings_path, ("\n".join(lines) + "\n").encode())
 
     def load_charter(self) -> FoundedCharter:

@@ -18,7 +18,7 @@ from protocol.quotes import decode_job_receipt, decode_quote, decode_quote_reque
 from protocol.receipts import verify_receipt
 from protocol.records import NONE, Kind, Record, RecordDraft, Settle, hold_scope, sign_record
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 SUBMIT_WAIT_SECONDS = 20
 PAUSE_SECONDS_FIRST = 0.5
@@ -75,6 +75,6 @@ async def settle(shop: Workshop, job: JobFile) -> None:
                 job.save()
                 return
         except (Rejected, InvalidInput, UserError) as error:
-            logger.warning("job %s can't be settled yet: %s", document.conversation[:8], error)
+            log.warning("job %s can't be settled yet: %s", document.conversation[:8], error)
         await trio.sleep(pause)
         pause = min(2 * pause, PAUSE_SECONDS_MAX)

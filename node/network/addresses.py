@@ -7,10 +7,10 @@ import socket
 import trio
 from multiaddr import Multiaddr
 
+from node.config import P2P_EXAMPLE
 from node.errors import UserError
 
 _HOSTS = (["ip4"], ["ip6"], ["dns"], ["dns4"], ["dns6"])
-_EXAMPLE = "write it like /ip4/192.0.2.7/tcp/4001 or /dns/node.example.org/tcp/4001"
 
 
 def parse_address(text: str, peer_id: str | None = None) -> Multiaddr:
@@ -20,11 +20,11 @@ def parse_address(text: str, peer_id: str | None = None) -> Multiaddr:
         names = [protocol.name for protocol in address.protocols()]
         named = address.value_for_protocol("p2p") if "p2p" in names else peer_id
     except Exception:
-        raise UserError(f"'{text}' is no network address: {_EXAMPLE}.") from None
+        raise UserError(f"{text!r} is no network address: {P2P_EXAMPLE}") from None
     if names[:1] not in _HOSTS or names[1:] not in (["tcp"], ["tcp", "p2p"]):
-        raise UserError(f"'{text}' is no TCP address: {_EXAMPLE}.")
+        raise UserError(f"{text!r} is no TCP address: {P2P_EXAMPLE}")
     if named != peer_id:
-        raise UserError(f"The address '{text}' belongs to another peer than {peer_id}: correct one of the two.")
+        raise UserError(f"the address {text!r} belongs to another peer than {peer_id}: correct one of the two")
     return address
 
 
@@ -37,7 +37,7 @@ async def check_listenable(address: Multiaddr) -> None:
     """
     protocols = {protocol.name for protocol in address.protocols()}
     if not protocols & {"ip4", "ip6"}:
-        raise UserError(f"Can't listen on '{address}': name an IP address of this machine, or 0.0.0.0 for all.")
+        raise UserError(f"can't listen on {address}: name an IP address of this machine, or 0.0.0.0 for all")
     family = socket.AF_INET if "ip4" in protocols else socket.AF_INET6
     host = address.value_for_protocol("ip4" if "ip4" in protocols else "ip6")
     port = int(address.value_for_protocol("tcp"))
@@ -47,5 +47,5 @@ async def check_listenable(address: Multiaddr) -> None:
             await trial.bind((host, port))
         except OSError as error:
             raise UserError(
-                f"Can't listen on '{address}' ({error.strerror}): stop the other program or choose another address."
+                f"can't listen on {address} ({error.strerror}): stop the other program or choose another address"
             ) from None

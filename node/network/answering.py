@@ -18,7 +18,7 @@ from node.errors import UserError
 from node.network.transport import RESPONSE_BYTES_MAX, Handler
 from protocol.errors import InvalidInput, Rejected
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _TEXT_BYTES_MAX = 500
 
@@ -56,7 +56,7 @@ async def compute_reply(
         answer = await handler(peer_id, question)
         if len(answer) <= RESPONSE_BYTES_MAX:
             return Reply(True, answer)
-        _log.error("an answer of %d bytes to %s is above the limit and was not sent", len(answer), peer_id)
+        log.error("an answer of %d bytes to %s is above the limit and was not sent", len(answer), peer_id)
         return _refuse("failed")
     except AssertionError as error:
         fuse.blow(error)
@@ -67,7 +67,7 @@ async def compute_reply(
     except (Rejected, UserError) as error:
         return _refuse(str(error))
     except Exception:
-        _log.exception("answering %s failed", peer_id)
+        log.exception("answering %s failed", peer_id)
         return _refuse("failed")
 
 

@@ -42,7 +42,7 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from node.network.transport import GOSSIP, Traffic
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 STALL_SECONDS = 10.0
 """A frame has at most 64 KiB: a peer that can't take that in this time is gone or hostile."""
@@ -81,12 +81,12 @@ class GatedNoise(NoiseTransport):
         try:
             is_open = self._is_open_to(peer_id)
         except Exception:
-            _log.exception("asking whether %s is admitted failed", peer_id)
+            log.exception("asking whether %s is admitted failed", peer_id)
             is_open = False
         if is_open:
             return secured
         await secured.close()
-        _log.info("refused %s: not admitted, or ignored for a while", peer_id)
+        log.info("refused %s: not admitted, or ignored for a while", peer_id)
         raise HandshakeFailure("peer is not admitted")
 
 
@@ -106,7 +106,7 @@ class GuardedYamux(Yamux):
             if not scope.cancelled_caught:
                 return
             self._is_stalled = True
-        _log.info("closing the connection to %s: it takes no data", self.peer_id.to_base58())
+        log.info("closing the connection to %s: it takes no data", self.peer_id.to_base58())
         with move_on_shielded(RESET_SECONDS):
             await self.secured_conn.close()
         raise MuxedConnUnavailable("the peer stopped reading")
@@ -162,7 +162,7 @@ class GuardedPubsub(Pubsub):
         try:
             await super().push_msg(msg_forwarder, msg)
         except Exception as error:
-            _log.info("dropped a message of %s: %r", msg_forwarder.to_base58(), error)
+            log.info("dropped a message of %s: %r", msg_forwarder.to_base58(), error)
             self._blame(msg_forwarder.to_base58())
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
@@ -172,7 +172,7 @@ class GuardedPubsub(Pubsub):
             raise
         except Exception as error:
             peer_id = stream.muxed_conn.peer_id
-            _log.info("closed the gossip stream of %s: %r", peer_id.to_base58(), error)
+            log.info("closed the gossip stream of %s: %r", peer_id.to_base58(), error)
             # A connection that breaks in the middle of a frame also leaves one that does not parse: no fault.
             if not _is_ending(stream):
                 self._blame(peer_id.to_base58())
@@ -199,7 +199,7 @@ async def reset(stream: INetStream) -> None:
         try:
             await stream.reset()
         except Exception as error:
-            _log.debug("resetting a stream failed: %r", error)
+            log.debug("resetting a stream failed: %r", error)
 
 
 def guard_streams(host: BasicHost) -> None:
@@ -216,7 +216,7 @@ def guard_streams(host: BasicHost) -> None:
         try:
             await handle(stream)
         except Exception as error:
-            _log.info("a stream of %s failed: %r", peer_id.to_base58(), error)
+            log.info("a stream of %s failed: %r", peer_id.to_base58(), error)
             await reset(stream)
         finally:
             open_streams[peer_id] -= 1

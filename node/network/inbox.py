@@ -16,7 +16,7 @@ import trio
 from node.network.transport import INBOX_MESSAGES_MAX, OnGossip, Validate
 from protocol.errors import InvalidInput
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Inbox:
@@ -44,10 +44,10 @@ class Inbox:
         try:
             return bool(self._validate(peer_id, topic, payload))
         except InvalidInput as error:
-            _log.info("gossip of %s is malformed: %s", peer_id, error)
+            log.info("gossip of %s is malformed: %s", peer_id, error)
             self._blame(peer_id)
         except Exception:
-            _log.exception("validating gossip of %s failed", peer_id)
+            log.exception("validating gossip of %s failed", peer_id)
         return False
 
     async def deliver(self) -> None:
@@ -58,7 +58,7 @@ class Inbox:
             except AssertionError:
                 raise
             except InvalidInput as error:
-                _log.info("gossip of %s is invalid: %s", peer_id, error)
+                log.info("gossip of %s is invalid: %s", peer_id, error)
                 self._blame(peer_id)
             except Exception:
-                _log.exception("taking in gossip of %s failed", peer_id)
+                log.exception("taking in gossip of %s failed", peer_id)

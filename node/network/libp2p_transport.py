@@ -76,7 +76,7 @@ from node.network.transport import (
 )
 from protocol.errors import InvalidInput
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX = 300
 """Three for each of a hundred members: one each way and one that is just being replaced."""
@@ -359,11 +359,11 @@ class Libp2pTransport:
                     with trio.fail_after(ANSWER_SECONDS):
                         await self._write(stream, protocol, head + reply.content)
         except InvalidInput as error:
-            _log.info("%s broke %s: %s", peer_id, protocol, error)
+            log.info("%s broke %s: %s", peer_id, protocol, error)
             self.note_fault(peer_id)
             await reset(stream)
         except Exception as error:
-            _log.info("answering %s on %s failed: %r", peer_id, protocol, error)
+            log.info("answering %s on %s failed: %r", peer_id, protocol, error)
             await reset(stream)
         else:
             await _close(stream)
@@ -407,11 +407,11 @@ class Libp2pTransport:
                 with trio.fail_after(CALL_SECONDS):
                     await self._network.dial_addr(Multiaddr(address), ID.from_base58(peer_id))
             except Exception as error:
-                _log.debug("calling %s at %s failed: %r", peer_id, address, error)
+                log.debug("calling %s at %s failed: %r", peer_id, address, error)
         self._peers.note_call_ended(peer_id, trio.current_time(), is_connected=peer_id in self.connected())
 
     async def _disconnect(self, peer_id: str) -> None:
-        _log.info("closing the connection to %s: not admitted, or ignored for a while", peer_id)
+        log.info("closing the connection to %s: not admitted, or ignored for a while", peer_id)
         await self._network.close_peer(ID.from_base58(peer_id))
 
     async def _trim(self) -> None:
@@ -427,7 +427,7 @@ async def _close(stream: INetStream) -> None:
         try:
             await stream.close()
         except Exception as error:
-            _log.debug("closing a stream failed: %r", error)
+            log.debug("closing a stream failed: %r", error)
 
 
 def _find_only_cause(error: BaseException) -> BaseException:

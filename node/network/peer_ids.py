@@ -7,13 +7,8 @@ network stack. Source: the libp2p specification, "Peer Ids and Keys".
 
 from __future__ import annotations
 
-from protocol.errors import InvalidInput
-
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_VALUES = {letter: value for value, letter in enumerate(_ALPHABET)}
 _PREFIX = bytes.fromhex("002408011220")
-_PEER_ID_BYTES = len(_PREFIX) + 32
-_LETTERS_MAX = 64
 
 
 def compute_peer_id(public_key: bytes) -> str:
@@ -27,19 +22,3 @@ def compute_peer_id(public_key: bytes) -> str:
         letters.append(_ALPHABET[value])
     # The single leading zero byte of the prefix is written as one "1".
     return "1" + "".join(reversed(letters))
-
-
-def compute_public_key(peer_id: str) -> bytes:
-    """The raw Ed25519 public key inside a peer id. Raises InvalidInput for any other text."""
-    if len(peer_id) > _LETTERS_MAX or not all(letter in _VALUES for letter in peer_id):
-        raise InvalidInput("a peer id is base58 text")
-    number = 0
-    for letter in peer_id:
-        number = number * 58 + _VALUES[letter]
-    if number.bit_length() > 8 * _PEER_ID_BYTES:
-        raise InvalidInput("the peer id is too long for an Ed25519 key")
-    raw = number.to_bytes(_PEER_ID_BYTES, "big")
-    public_key = raw[len(_PREFIX) :]
-    if not raw.startswith(_PREFIX) or compute_peer_id(public_key) != peer_id:
-        raise InvalidInput("the peer id holds no Ed25519 key")
-    return public_key

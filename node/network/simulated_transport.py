@@ -111,7 +111,7 @@ class SimulatedTransport:
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
         if self._peer_id in self._network.transports:
-            raise UserError(f"{self._peer_id} is already on the network: stop the other node first.")
+            raise UserError(f"{self._peer_id} is already on the network: stop the other node first")
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._network.transports[self._peer_id] = self

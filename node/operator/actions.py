@@ -364,17 +364,11 @@ class OperatorActions:
             if not 1 <= order.epochs <= last:
                 raise UserError(f"a donor is vouched for during 1 to {last} epochs from now on, not {order.epochs}")
             body = Sponsor(donor, epoch + order.epochs - 1)
-            text = (
-                f"We vouch for {encode_address(AddressKind.ACCOUNT, donor)} until the end of epoch {body.until_epoch}."
-            )
             for record_id, state in self._ledger.sponsors.items():
-                if (
-                    state.member == self.member.number
-                    and state.donor == donor
-                    and state.until_epoch >= body.until_epoch
-                ):
-                    text = text.replace(f"epoch {body.until_epoch}", f"epoch {state.until_epoch}")
+                if (state.member, state.donor) == (self.member.number, donor) and state.until_epoch >= body.until_epoch:
+                    text = _describe_vouching(donor, state.until_epoch)
                     return _answer([self._describe_state(record_id)], text, dry_run)
+            text = _describe_vouching(donor, body.until_epoch)
             earlier = self.outbox.find(account_scope(self.account))
             if earlier is not None and earlier.body == body and not dry_run:
                 return _answer([await self._settle(earlier)], text, dry_run)
@@ -408,6 +402,10 @@ def _build_program(draft: api.ProgramDraft) -> Program:
 
 def _decode_accounts(addresses: Sequence[str]) -> list[bytes]:
     return list(dict.fromkeys(decode_address(AddressKind.ACCOUNT, address) for address in addresses))
+
+
+def _describe_vouching(donor: bytes, until_epoch: int) -> str:
+    return f"We vouch for {encode_address(AddressKind.ACCOUNT, donor)} until the end of epoch {until_epoch}."
 
 
 def _describe(record: Record) -> str:

@@ -9,31 +9,16 @@ from typing import Any, NamedTuple, TypeVar
 import click
 
 from node.config import HOME_DEFAULT, HOME_VARIABLE, NodeHome
-from node.errors import UserError
 from node.keystore import Key, Passphrase, load_key
+from node.terminal import make_home_option
 
 CommandFunction = TypeVar("CommandFunction", bound=Callable[..., Any])
 
 
-def node_home_option(command: CommandFunction) -> CommandFunction:
-    """`--home`, handed over as the `NodeHome` `home`."""
-    return click.option(
-        "--home",
-        type=click.Path(file_okay=False, path_type=Path),
-        envvar=HOME_VARIABLE,
-        default=HOME_DEFAULT,
-        show_default=True,
-        show_envvar=True,
-        callback=_open_home,
-        help="Directory of the node: settings, keys, ledger.",
-    )(command)
-
-
-def _open_home(context: click.Context, parameter: click.Parameter, value: Path) -> NodeHome:
-    try:
-        return NodeHome(value.expanduser())
-    except RuntimeError as error:
-        raise UserError(f"{value}: no such home directory; name it with --home") from error
+node_home_option = make_home_option(
+    HOME_VARIABLE, HOME_DEFAULT, "Directory of the node: settings, keys, ledger.", NodeHome
+)
+"""`--home` of an institution: the `NodeHome` `home`."""
 
 
 def passphrase_option(command: CommandFunction) -> CommandFunction:

@@ -159,9 +159,7 @@ def explain_failure(error: BaseException, place: str) -> tuple[StoreFailed, bool
     if any(code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) for code in codes):
         return StoreFailed(f"another allmende works with {place}: stop it first"), False
     if any(code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) for code in codes):
-        return StoreFailed(
-            f"{place} is damaged ({text}): restore it from a backup, or move it away and sync anew"
-        ), True
+        return StoreFailed(f"{place} is damaged ({text}): {_REMEDY}"), True
     if any(code.startswith("SQLITE_CANTOPEN") for code in codes):
         return StoreFailed(f"{place} can't be opened: check that its directory exists and may be written"), True
     if any(code.startswith("SQLITE_IOERR") for code in codes):

@@ -11,8 +11,7 @@ BUDGET_REQUESTS_OPEN_MAX = 10_000
 """A large university in the week a program opens; 10 MB at the most."""
 
 OFFERS_MAX = 10_000
-OFFER_BYTES_MAX = 16 * 1024
-"""Donors of a federation; 160 MB at the most, a few MB in practice."""
+"""Donors of a federation; 80 MB at the most, a few MB in practice."""
 
 MAILBOX_BYTES_MAX = 8 * 1024 * 1024
 MAILBOX_MESSAGES_MAX = 4096

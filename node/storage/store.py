@@ -24,7 +24,6 @@ from node.storage.limits import (
     MAILBOX_BYTES_MAX,
     MAILBOX_MESSAGES_MAX,
     MESSAGE_SECONDS_MAX,
-    OFFER_BYTES_MAX,
     OFFERS_MAX,
     POST_BYTES_MAX,
     POST_MESSAGES_MAX,
@@ -33,6 +32,7 @@ from node.storage.limits import (
 )
 from node.storage.migrations import STEPS, check_whose, run_sql
 from node.storage.tables import Batch, BudgetRequest, Message, Offer
+from protocol.quotes import OFFER_BYTES_MAX
 
 _APPEND = Batch.insert(id=b"", encoded=b"").on_conflict(conflict_target=[Batch.id], action="NOTHING").sql()[0]
 _READ = Batch.select(Batch.encoded).where(Batch.number >= 0).order_by(Batch.number).limit(1).sql()[0]

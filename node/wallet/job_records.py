@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 SETTLED = "SETTLED"
 STARTED = "STARTED"
 """The donor was told to start; it has not said yet what came of it."""
-REFUSED = "REFUSED"
-"""The donor gave no quote: nothing was spent."""
-UNDERWAY_STATES = frozenset({"HELD", STARTED, "STAGING", "RUNNING"})
 
 
 class WalletJob(msgspec.Struct):
@@ -68,7 +65,7 @@ class WalletJob(msgspec.Struct):
     @property
     def is_over(self) -> bool:
         """True when nothing more is to come."""
-        return self.state in (SETTLED, REFUSED)
+        return self.state == SETTLED
 
     @property
     def has_ended(self) -> bool:

@@ -40,6 +40,7 @@ from protocol.conversation import (
 )
 from protocol.credits import format_credits
 from protocol.errors import InvalidInput
+from protocol.limits import DRAWS_MAX
 from protocol.metering import sign_voucher
 from protocol.quotes import check_quote, decode_quote
 from protocol.records import Draw, Hold, Kind, Terms
@@ -98,7 +99,7 @@ def choose_draws(wallet: Wallet, spec: JobSpec, amount: int, account: api.Accoun
         return not program.job_classes or spec.job_class in program.job_classes
 
     verb = f"spent on {spec.job_class} jobs" + (f" from {spec.program}" if spec.program else "")
-    return tuple(choose_lots(read_lots(account), amount, account.epoch, is_usable, verb))
+    return tuple(choose_lots(read_lots(account), amount, account.epoch, is_usable, verb, count_max=DRAWS_MAX))
 
 
 # -- asking -----------------------------------------------------------------------------------------------------------

@@ -10,12 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from node.addresses import Kind, encode_address
-from node.client import NodeClient
+from node.client import NodeClient, fetch_founding
 from node.errors import UserError
 from node.keystore import Key
 from node.mnemonics import derive_seed
 from node.wallet.journal import Journal
-from node.wallet.wallet import JOURNAL_NAME, fetch_founding
+from node.wallet.wallet import JOURNAL_NAME
 from protocol.identifiers import compute_account_id
 from protocol.records import account_scope
 

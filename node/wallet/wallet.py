@@ -93,6 +93,7 @@ class Wallet:
         Raises: UserError when there is a wallet already, the founding document does not hold, or the federation is
         another than the expected one; Unreachable.
         """
+        from node.client import fetch_founding
         from node.files import write_atomically
         from node.keystore import Key, save_key
         from node.mnemonics import compute_entropy, derive_seed
@@ -281,32 +282,6 @@ def check_no_wallet(home: Path) -> None:
         raise UserError(
             f"{home / KEY_NAME} is the key of a wallet whose making was interrupted: move it away, then try again"
         )
-
-
-def fetch_founding(node_url: str, expected: str | None = None) -> FoundedCharter:
-    """The founding document that a node serves, all founders' signatures checked.
-
-    Raises: UserError when it does not hold or is not of the `expected` federation (an address); Unreachable.
-    """
-    from node.client import NodeClient
-    from protocol.charter import decode_founded_charter
-    from protocol.errors import InvalidInput
-
-    client = NodeClient(node_url)
-    try:
-        answer = client.get_charter()
-    finally:
-        client.close()
-    try:
-        founded = decode_founded_charter(answer.founded)
-    except InvalidInput as error:
-        raise UserError(f"the charter of {node_url} does not hold ({error}): choose another node") from error
-    found = encode_address(Kind.FEDERATION, founded.charter.federation)
-    if answer.federation != found:
-        raise UserError(f"{node_url} says it serves {answer.federation}, but its charter founds {found}")
-    if expected is not None and decode_address(Kind.FEDERATION, expected) != founded.charter.federation:
-        raise UserError(f"{node_url} serves the federation {found}, and {expected.strip()} was expected")
-    return founded
 
 
 def _read_settings(path: Path, content: bytes) -> Settings:

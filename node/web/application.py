@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from litestar import Litestar, MediaType
 from litestar.datastructures import ResponseHeader
 from litestar.di import Provide
-from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import License, Tag
@@ -37,17 +34,12 @@ _TAGS = (
 )
 
 
-def make_application(
-    services: WebServices, *, with_operator: bool, extra_routes: Sequence[HTTPRouteHandler | Router] = ()
-) -> Litestar:
-    """The application of a node. Only with `with_operator` has it the routes that sign.
-
-    `extra_routes` stand beside the API at the root, such as pages for people.
-    """
+def make_application(services: WebServices, *, with_operator: bool) -> Litestar:
+    """The application of a node. Only with `with_operator` has it the routes that sign."""
     routes = [*PUBLIC_ROUTES, *(OPERATOR_ROUTES if with_operator else ())]
     tags = [*_TAGS, *([Tag("operator", "Signing for the institution.")] if with_operator else [])]
     return Litestar(
-        route_handlers=[Router(api.PREFIX, route_handlers=routes), *extra_routes],
+        route_handlers=[Router(api.PREFIX, route_handlers=routes)],
         dependencies={"services": Provide(lambda: services, use_cache=True, sync_to_thread=False)},
         exception_handlers=dict(HANDLERS),
         openapi_config=OpenAPIConfig(

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
-from litestar import Request
 from litestar.exceptions import InternalServerException
 from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 
 from node import api
-from node.web.problems import ClientGone, ShuttingDown, TooSlow
+from node.web.problems import AnyRequest, ClientGone, ShuttingDown, TooSlow
 
 BODY_SECONDS_MAX = 30.0
 """A record on the slowest line that one would use."""
@@ -22,7 +21,6 @@ BLOB_SECONDS_MAX = 600.0
 """64 MB at 1 Mbit/s."""
 
 Answer = TypeVar("Answer")
-AnyRequest = Request[Any, Any, Any]
 
 
 @dataclass

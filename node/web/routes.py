@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import trio
-from litestar import Request, Response, get, post, put
+from litestar import Response, get, post, put
 from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter, SkipValidation
 from litestar.response import Stream
@@ -24,7 +24,7 @@ from node.addresses import decode_address
 from node.errors import UserError
 from node.storage.store import StoredRequest
 from node.web.exchange import BLOB_SECONDS_MAX, OctetsOperation, iterate_body, read_body, wait_for
-from node.web.problems import NotFound
+from node.web.problems import AnyRequest, NotFound
 from node.web.services import WebServices
 from node.web.views import name_account, name_program, name_record
 from protocol.budgets import BUDGET_REQUEST_BYTES_MAX
@@ -35,7 +35,6 @@ from protocol.quotes import OFFER_BYTES_MAX
 _PIECE_BYTES = 256 * 1024
 
 Services = NamedDependency[SkipValidation[WebServices]]
-AnyRequest = Request[Any, Any, Any]
 Wait = Annotated[
     int,
     QueryParameter(

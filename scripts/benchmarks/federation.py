@@ -19,8 +19,8 @@ from protocol.records import Record
 from scripts.benchmarks.federation_in_memory import Cast
 from scripts.benchmarks.local_federation import LocalFederation
 
-PEOPLE = 512
-CLIENTS = 128
+PEOPLE = 768
+CLIENTS = 384
 ROUNDS = 4
 SINGLE_PAYMENTS = 60
 SECONDS_MAX = 60

@@ -13,6 +13,13 @@ def test_two_batches_are_at_least_the_shortest_interval_apart():
     assert 0.02 < pacing.compute_delay(1000.02) <= 0.05
 
 
+def test_a_few_payments_a_second_are_never_slowed_down():
+    pacing = Pacing(0.05)
+    for tick in range(2000):
+        pacing.note_received(int(tick % 6 == 0), 1000 + tick / 40)
+    assert pacing.interval_seconds == 0.05
+
+
 def test_many_batches_with_few_records_slow_the_member_down_to_the_ceiling():
     pacing = Pacing(0.05)
     for tick in range(2000):

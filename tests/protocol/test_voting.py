@@ -316,10 +316,7 @@ def test_a_vote_for_a_record_that_stood_elsewhere_before_binds_after_a_restart()
         statements=[VoteBatch(b"", 0)],
     )
     again = LocalMember(FEDERATION, 2)
-    again._is_replaying = True
-    for batch in (*PREFIX, before, mine):
-        again.receive(batch)
-    again._is_replaying = False
+    again.replay((*PREFIX, before, mine))
     again.receive(introduce(second, after=before))
     assert again.voter._voted[first.scope, 0] == first.id
     assert not again.voter._votes

@@ -10,7 +10,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
 
 from node.errors import UserError
-from node.network.peer_ids import compute_peer_id, compute_public_key
+from node.network.peer_ids import compute_peer_id
 from node.network.transport import (
     GOSSIP,
     GOSSIP_BYTES_MAX,
@@ -288,7 +288,7 @@ async def test_the_real_port_is_reported_and_a_taken_one_is_an_error(lab):
         assert address.endswith(f"/p2p/{first.peer_id}")
         assert "/tcp/0/" not in address
         second = lab.node(2, listen=address.split("/p2p/")[0])
-        with pytest.raises(UserError, match=r"Can't listen on .*: stop the other program"):
+        with pytest.raises(UserError, match=r"can't listen on .*: stop the other program"):
             async with second.transport.run():
                 raise AssertionError("two nodes share a port")
 
@@ -305,17 +305,8 @@ async def test_an_address_of_another_peer_is_refused(lab):
 
 
 @pytest.mark.parametrize("number", range(20))
-def test_peer_ids_are_those_of_libp2p_and_lead_back_to_the_key(number):
+def test_peer_ids_are_those_of_libp2p(number):
     seed = random.Random(number).randbytes(32)
     public_key = create_new_key_pair(seed).public_key
     peer_id = compute_peer_id(public_key.to_bytes())
     assert peer_id == ID.from_pubkey(public_key).to_base58()
-    assert compute_public_key(peer_id) == public_key.to_bytes()
-
-
-@pytest.mark.parametrize(
-    "text", ["", "1", "0OIl", "z" * 64, "z" * 5000, "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N"]
-)
-def test_other_texts_are_no_peer_ids(text):
-    with pytest.raises(InvalidInput):
-        compute_public_key(text)
