@@ -421,8 +421,11 @@ def fetch_founding(node_url: str, expected: str | None = None) -> FoundedCharter
     from node.addresses import Kind, decode_address, encode_address
     from protocol.charter import decode_founded_charter
 
-    with NodeClient(node_url) as client:
+    client = NodeClient(node_url)
+    try:
         answer = client.get_charter()
+    finally:
+        client.close()
     try:
         founded = decode_founded_charter(answer.founded)
     except InvalidInput as error:

@@ -81,6 +81,7 @@ class _Daemon:
         self._actions = OperatorActions(self._member, keys["member"], Outbox(home.outbox, self._charter.federation))
         self._gossip = Gossip(self._charter, self._member.take_in)
         self._peers = _collect_peers(self._charter, own.number, federation, config)
+        self._numbers = {compute_peer_id(m.peer_key): number for number, m in self._charter.members.items()}
         self._transport = Libp2pTransport(
             keys["peer"].seed,
             [config.p2p],
@@ -99,8 +100,12 @@ class _Daemon:
         self._member.on_spoken.append(self._gossip.tell_batch)
         self._member.on_missing_past.append(self._synchronizer.request_sync)
         self._member.on_fault.append(self._transport.note_fault)
+        self._synchronizer.on_answer.append(self._note_answer)
         self._gossip.on_offer.append(self._take_offer)
         self._services.on_offer.append(self._gossip.tell_offer)
+
+    def _note_answer(self, peer_id: str) -> None:
+        self._member.note_heard(self._numbers[peer_id])
 
     def _take_offer(self, encoded: bytes) -> None:
         """An offer that another node passed on; one that we would not take from its donor is dropped."""

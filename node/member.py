@@ -83,6 +83,9 @@ class LedgerMember:
         self._ingest_turn = trio.CapacityLimiter(1)
         self._ingest_waiting = trio.CapacityLimiter(INGEST_QUEUE_MAX)
         self._has_news = trio.Event()
+        self._heard: set[int] = {number}
+        self._has_heard_quorum = trio.Event()
+        self.note_heard(number)
         self._provable = lru_cache(maxsize=DECODED_BATCHES_MAX)(self._read_provable)
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -153,8 +156,8 @@ class LedgerMember:
                 batch = decode_batch(self.charter.federation, encoded)
             except InvalidInput as error:
                 raise UserError(
-                    f"batch {count + 1} in the database is damaged ({error}): move the database away and start with an "
-                    "empty one only under a new vote key"
+                    f"batch {count + 1} in the database is damaged ({error}): move the database away and start again; "
+                    "the node fetches the ledger from the others, and signs nothing more under this charter"
                 ) from None
             admission = self.replica.admit(batch, self._fetch)
             if admission is not None:
@@ -319,8 +322,19 @@ class LedgerMember:
         self._has_news.set()
         return record.id
 
+    def note_heard(self, number: int) -> None:
+        """All that this member has was fetched from it since the start."""
+        self._heard.add(number)
+        if sum(self.charter.weights[heard] for heard in self._heard) >= self.charter.quorum:
+            self._has_heard_quorum.set()
+
     async def speak(self) -> None:
-        """Whenever there is something to say, say it in one batch, not more often than the pace allows."""
+        """Whenever there is something to say, say it in one batch, not more often than the pace allows.
+
+        First the members that make a quorum with us must have told what they have: should our store be older than
+        our own log, one of them most likely shows it, and we stay silent (spec 9.6). Alone nothing could become final.
+        """
+        await self._has_heard_quorum.wait()
         while True:
             await self._has_news.wait()
             await trio.sleep(self.pacing.compute_delay(self._clock()))

@@ -37,6 +37,9 @@ log = logging.getLogger("allmende.sync")
 
 SYNC_PROTOCOL = "/allmende/sync/1"
 INTERVAL_SECONDS = 2.0
+FIRST_INTERVAL_SECONDS = 0.1
+"""Until the first peer has answered: a node that has just started speaks only when it has heard the others."""
+
 REQUEST_SECONDS = 30.0
 
 Ingest = Callable[[Sequence[bytes], str], Awaitable[int]]
@@ -53,7 +56,11 @@ class Synchronizer:
         self._transport = transport
         self._read_batch = read_batch
         self._ingest = ingest
+        self.on_answer: list[Callable[[str], None]] = []
+        """Called with a peer from which everything that it has and we lacked has been fetched."""
         self._wanted: set[str] = set()
+        self._answered: set[str] = set()
+        self._pulling: set[str] = set()
         self._wake = trio.Event()
         transport.serve(SYNC_PROTOCOL, self._handle_request)
 
@@ -63,21 +70,30 @@ class Synchronizer:
         self._wake.set()
 
     async def run(self) -> None:
-        """Pull from those that were asked for, and now and then from a peer by chance."""
-        while True:
-            with trio.move_on_after(INTERVAL_SECONDS * random.uniform(0.5, 1.5)):
-                await self._wake.wait()
-            self._wake = trio.Event()
-            connected = self._transport.connected()
-            chosen = self._wanted & connected
-            self._wanted.clear()
-            if not chosen and connected:
-                chosen = {random.choice(sorted(connected))}
-            for peer_id in sorted(chosen):
-                await self.pull(peer_id)
+        """Pull once from every peer, then from those that were asked for, and now and then from one by chance.
+
+        Peers are pulled from side by side, each once at a time, so a slow one delays nobody.
+        """
+        async with trio.open_nursery() as nursery:
+            while True:
+                pause = INTERVAL_SECONDS * random.uniform(0.5, 1.5) if self._answered else FIRST_INTERVAL_SECONDS
+                with trio.move_on_after(pause):
+                    await self._wake.wait()
+                self._wake = trio.Event()
+                for peer_id in self._choose_peers():
+                    nursery.start_soon(self.pull, peer_id)
+
+    def _choose_peers(self) -> list[str]:
+        connected = self._transport.connected()
+        chosen = (self._wanted & connected) | (connected - self._answered)
+        self._wanted.clear()
+        if not chosen and connected:
+            chosen = {random.choice(sorted(connected))}
+        return sorted(chosen - self._pulling)
 
     async def pull(self, peer_id: str) -> int:
         """Fetch what the peer has and we lack; returns how many batches were new."""
+        self._pulling.add(peer_id)
         try:
             return await self._pull(peer_id)
         except (UnreachablePeer, RequestFailed) as error:
@@ -85,6 +101,8 @@ class Synchronizer:
         except InvalidInput as error:
             log.warning("sync with %s: malformed answer: %s", peer_id, error)
             self._transport.note_fault(peer_id)
+        finally:
+            self._pulling.discard(peer_id)
         return 0
 
     async def _pull(self, peer_id: str) -> int:
@@ -97,6 +115,9 @@ class Synchronizer:
             total += admitted
             if not admitted or not piece.has_more:
                 break
+        self._answered.add(peer_id)
+        for callback in self.on_answer:
+            callback(peer_id)
         return total
 
     async def _ask(self, peer_id: str, request: bytes) -> bytes:

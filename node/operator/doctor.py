@@ -308,7 +308,7 @@ def check_ledger(home: NodeHome, federation: bytes, is_running: bool) -> Check:
         is_good = True
     except (UserError, sqlite3.Error) as error:
         actual, is_good = str(error), False
-    remedy = "restore it from a backup, update allmende, or name another home"
+    remedy = "update allmende, or move ledger.sqlite away: the node fetches it from the others at its next start"
     return _judge(name, is_good, actual, required, "it holds everything", remedy)
 
 

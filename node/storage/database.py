@@ -31,7 +31,7 @@ from node.storage.migrations import STEPS, check_whose, migrate, run_sql
 
 MEMORY: Literal[":memory:"] = ":memory:"
 _LOCK_SECONDS_MAX = 1.0  # a backup that just ends; a running node never lets go
-_REMEDY = "restore it from a backup, or move it away and sync anew"
+_REMEDY = "move it away and start the node again, which fetches the ledger from the other members"
 _PRAGMAS = (
     ("journal_mode", "WAL"),
     ("synchronous", "FULL"),

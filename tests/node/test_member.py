@@ -1,6 +1,7 @@
 """A member stores before it speaks, comes back from its store as it was, and never says two things for one."""
 
 import pytest
+import trio
 
 from node.storage.store import Store
 from protocol.batches import LogPosition, build_batch, decode_batch
@@ -244,3 +245,22 @@ async def test_a_member_that_introduces_a_payment_with_a_broken_signature_hinder
         assert member.get_state(payment.id) == "applied"
     receipt = members[1].build_receipt(payment.id)
     assert verify_receipt(cast.founded.charter, receipt).record.id == payment.id
+
+
+async def test_a_member_says_nothing_before_it_heard_what_a_quorum_has(cast, members, autojump_clock):
+    again = restart(cast, members[1])
+    await again.restore()
+    await again.submit(cast.make_payments()[0].encoded)
+    spoken: list[bytes] = []
+    again.on_spoken.append(spoken.append)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(again.speak)
+        await trio.sleep(5)
+        assert not spoken
+        again.note_heard(1)
+        await trio.sleep(5)
+        assert not spoken
+        again.note_heard(4)
+        await trio.sleep(5)
+        assert spoken
+        nursery.cancel_scope.cancel()
