@@ -169,7 +169,7 @@ def test_a_damaged_file_is_refused_at_the_start(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[4096 * 3 : 4096 * 12] = bytes(4096 * 9)
     path.write_bytes(content)
-    with pytest.raises(StoreFailed, match=r"damaged .* restore it from a backup"):
+    with pytest.raises(StoreFailed, match=r"damaged .* move it away"):
         Store.open(path, FEDERATION)
 
 
