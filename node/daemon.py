@@ -91,7 +91,11 @@ class _Daemon:
             is_admitted=self._peers.__contains__,
         )
         self._synchronizer = Synchronizer(
-            self._member.replica, self._transport, self._member.read_batch_bytes, self._member.ingest
+            self._member.replica,
+            self._transport,
+            self._member.read_batch_bytes,
+            self._member.ingest,
+            self._member.list_ignored_logs,
         )
         self._blobs = BlobStore(home.blobs)
         self._services = WebServices(

@@ -214,7 +214,7 @@ class LedgerMember:
         One caller at a time: the others wait, and the network feels the pressure. Returns how many were new.
         """
         async with self._ingest_waiting, self._ingest_turn:
-            admissible = self._order([(batch, peer) for batch in signed_batches])
+            admissible = self._order([(batch, peer) for batch in self._leave_out_branches(list(signed_batches))])
             if any(batch.header.member == self.number for batch in admissible):
                 self._silence()
             self.store.append_batches([(batch.id, batch.encoded) for batch in admissible])
@@ -223,6 +223,24 @@ class LedgerMember:
                     await self._judge(admission.introduction, admission.batch.records)
             self._has_news.set()
             return len(admissible)
+
+    def list_ignored_logs(self) -> frozenset[int]:
+        """Members that contradicted themselves, while nothing of theirs is missing here."""
+        return frozenset() if self._parking.wanted else frozenset(self.replica.forks)
+
+    def _leave_out_branches(self, arrived: list[Batch]) -> list[Batch]:
+        """Without what proven equivocators add, unless a batch of another member rests on it (spec 4.7)."""
+        if not self.replica.forks:
+            return arrived
+        by_id = {batch.id: batch for batch in arrived}
+        kept = {batch.id for batch in arrived if batch.header.member not in self.replica.forks}
+        wanted = deque([*self._parking.wanted, *(parent for batch_id in kept for parent in by_id[batch_id].parents)])
+        while wanted:
+            batch = by_id.get(wanted.popleft())
+            if batch is not None and batch.id not in kept:
+                kept.add(batch.id)
+                wanted.extend(batch.parents)
+        return [batch for batch in arrived if batch.id in kept]
 
     def _order(self, arrived: list[tuple[Batch, str]]) -> list[Batch]:
         """Those whose past is here or comes before them, parents first; the others are parked."""

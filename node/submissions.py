@@ -6,7 +6,7 @@ sends the same bytes again until it has one.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import NamedTuple
 
 from node.errors import UserError
@@ -16,6 +16,9 @@ from protocol.records import Record, get_outgoing
 from protocol.voting import Voter
 
 SUBMISSIONS_MAX = 8192
+SUBMISSIONS_PER_SCOPE_MAX = 8
+"""An honest writer has one record on its way, and perhaps the next ones behind it."""
+
 WAITING_SECONDS_MAX = 60
 """How long a record may wait here for its predecessor or its funds."""
 
@@ -41,6 +44,7 @@ class Submissions:
     def __init__(self, voter: Voter) -> None:
         self._voter = voter
         self._queue: OrderedDict[bytes, Submission] = OrderedDict()
+        self._queued_of: Counter[bytes] = Counter()
         self._rejections: OrderedDict[bytes, Rejected] = OrderedDict()
         self._newly_rejected: list[bytes] = []
         self.has_ready = False
@@ -71,10 +75,13 @@ class Submissions:
         except Rejected as rejection:
             if rejection.reason not in WAITING_REASONS:
                 raise
+        if self._queued_of[record.scope] >= SUBMISSIONS_PER_SCOPE_MAX:
+            raise Busy("too many records of this account wait already: send them one after the other")
         if len(self._queue) >= SUBMISSIONS_MAX:
             raise Busy("this node is busy: send the same record again in a moment")
         self._rejections.pop(record.id, None)
         self._queue[record.id] = Submission(record, now + WAITING_SECONDS_MAX)
+        self._queued_of[record.scope] += 1
 
     def take(self, open_epochs: range, now: float) -> list[Record]:
         """The records that the next batch introduces, each checked once more at this moment."""
@@ -83,7 +90,7 @@ class Submissions:
         self.has_ready = False
         for record_id, (record, deadline) in list(self._queue.items()):
             if not self._voter.is_undecided(record):
-                del self._queue[record_id]
+                self.discard(record_id)
                 continue
             try:
                 self._voter.check_introduction(record, open_epochs)
@@ -97,15 +104,20 @@ class Submissions:
                 break
             self._voter.note_introduction(record)
             taken.append(record)
-            del self._queue[record_id]
+            self.discard(record_id)
         return taken
 
     def discard(self, record_id: bytes) -> None:
-        """The record is final, whoever introduced it."""
-        self._queue.pop(record_id, None)
+        """The record is on its way or final, whoever introduced it."""
+        submission = self._queue.pop(record_id, None)
+        if submission is not None:
+            scope = submission.record.scope
+            self._queued_of[scope] -= 1
+            if not self._queued_of[scope]:
+                del self._queued_of[scope]
 
     def _reject(self, record_id: bytes, rejection: Rejected) -> None:
-        del self._queue[record_id]
+        self.discard(record_id)
         self._newly_rejected.append(record_id)
         self._rejections[record_id] = rejection
         if len(self._rejections) > REJECTIONS_KEPT_MAX:

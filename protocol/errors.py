@@ -22,6 +22,7 @@ class Reason(IntEnum):
     """Why a member does not vote for a record. When several apply, the lowest number is reported (spec 6.3)."""
 
     WRONG_FEDERATION = 1
+    """Reserved, as is the next: such records have other ids or are malformed, so both fail before any rule."""
     UNKNOWN_KIND = 2
     SIGNATURE_INVALID = 3
     WRITER_WRONG = 4

@@ -8,7 +8,7 @@ of bounded size. Cost grows with the difference, not with the ledger (spec 10.3)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -60,12 +60,9 @@ class Piece(NamedTuple):
 
 
 def get_heads(replica: Replica) -> tuple[Place, ...]:
-    """The frontier as places, ascending."""
-    return tuple(
-        Place(member, replica.entries[head].index, head)
-        for member, heads in sorted(replica.get_frontier().items())
-        for head in heads
-    )
+    """The frontier as places: logs in ascending order of their members, forked ones last."""
+    frontier = sorted(replica.get_frontier().items(), key=lambda log: (log[0] in replica.forks, log[0]))
+    return tuple(Place(member, replica.entries[head].index, head) for member, heads in frontier for head in heads)
 
 
 def compute_frontier_digest(replica: Replica) -> bytes:
@@ -95,8 +92,11 @@ def decode_request(encoded: bytes) -> bytes | tuple[LogLocator, ...]:
 
 
 def encode_frontier(heads: Iterable[Place]) -> bytes:
-    """The answer to a probe that differs; an equal one is answered by the empty list."""
-    return encode(tuple(heads))
+    """The answer to a probe that differs; an equal one is answered by the empty list.
+
+    Should forked logs have more heads than a message holds, the last are left out: they come with what rests on them.
+    """
+    return encode(tuple(heads)[:FRONTIER_HEADS_MAX])
 
 
 def decode_frontier(encoded: bytes) -> tuple[Place, ...]:
@@ -115,15 +115,17 @@ def decode_piece(encoded: bytes) -> Piece:
     return Piece._make(decode(_PIECE_SHAPE, encoded, _BATCHES_BYTES_MAX))
 
 
-def compute_locators(replica: Replica, theirs: Iterable[Place]) -> tuple[LogLocator, ...]:
-    """For each log in which the other side has a head that this replica lacks: what it has there.
+def compute_locators(
+    replica: Replica, theirs: Iterable[Place], ignored: Collection[int] = ()
+) -> tuple[LogLocator, ...]:
+    """For each log, but the ignored members', in which the other side has a head that this replica lacks: what it has.
 
     Normally its own heads suffice: the other side is ahead on the same chain. When their unknown head stands at an
     index that this replica has, the log is forked, and ids further back find the place where the branches part.
     """
     unknown: dict[int, int] = {}
     for place in theirs:
-        if place.batch not in replica and place.member in replica.logs:
+        if place.batch not in replica and place.member in replica.logs and place.member not in ignored:
             unknown[place.member] = min(place.index, unknown.get(place.member, place.index))
     locators = []
     for member, lowest in sorted(unknown.items()):

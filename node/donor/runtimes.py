@@ -30,6 +30,7 @@ from pathlib import Path
 
 from node.donor.executors.launch import RUNTIME
 from node.errors import UserError
+from node.files import write_atomically
 
 # With all that they depend on: nothing is resolved while building, so nothing can come out differently.
 KNOWN_RUNTIMES: dict[str, tuple[str, ...]] = {
@@ -196,9 +197,7 @@ def _compute_fingerprint(directory: Path) -> str:
 
 def _write_record(directory: Path, name: str, digest: bytes, requirements: tuple[str, ...], fingerprint: str) -> None:
     record = {"digest": digest.hex(), "requirements": requirements, "fingerprint": fingerprint}
-    temporary = directory / f".{name}.json"
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    temporary.replace(directory / f"{name}.json")
+    write_atomically(directory / f"{name}.json", (json.dumps(record, indent=2) + "\n").encode(), 0o644)
 
 
 def _fill(tree: Path, requirements: tuple[str, ...], report: Callable[[str], None]) -> None:

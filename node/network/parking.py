@@ -29,6 +29,11 @@ class Parking:
     def __len__(self) -> int:
         return len(self._parked)
 
+    @property
+    def wanted(self) -> frozenset[bytes]:
+        """The batches for which others wait."""
+        return frozenset(self._waiting_for)
+
     def park(self, batch: Batch, missing: list[bytes], peer: str) -> bool:
         """Keep the batch until the first of `missing` comes; False when the peer's room is full."""
         assert missing

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import trio
 
@@ -50,12 +50,19 @@ class Synchronizer:
     """Keeps one replica equal to its peers'."""
 
     def __init__(
-        self, replica: Replica, transport: Transport, read_batch: Callable[[bytes], bytes], ingest: Ingest
+        self,
+        replica: Replica,
+        transport: Transport,
+        read_batch: Callable[[bytes], bytes],
+        ingest: Ingest,
+        list_ignored_logs: Callable[[], Collection[int]] = frozenset,
     ) -> None:
+        """`list_ignored_logs` names members whose further batches are not wanted."""
         self._replica = replica
         self._transport = transport
         self._read_batch = read_batch
         self._ingest = ingest
+        self._list_ignored_logs = list_ignored_logs
         self.on_answer: list[Callable[[str], None]] = []
         """Called with a peer from which everything that it has and we lacked has been fetched."""
         self._wanted: set[str] = set()
@@ -109,7 +116,7 @@ class Synchronizer:
         probe = encode_probe(compute_frontier_digest(self._replica))
         theirs = decode_frontier(await self._ask(peer_id, probe))
         total = 0
-        while locators := compute_locators(self._replica, theirs):
+        while locators := compute_locators(self._replica, theirs, self._list_ignored_logs()):
             piece = decode_piece(await self._ask(peer_id, encode_pull(locators)))
             admitted = await self._ingest(piece.batches, peer_id)
             total += admitted
