@@ -159,7 +159,7 @@ def read_config(path: Path) -> NodeConfig:
     text = _read_text(path)
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path} is no valid TOML: {error}") from None
     try:
         config = msgspec.convert(document, NodeConfig)

@@ -152,13 +152,7 @@ class LedgerMember:
         """Compute the state again from the stored batches; returns their number."""
         count = 0
         for encoded in self.store.iterate_batches():
-            try:
-                batch = decode_batch(self.charter.federation, encoded)
-            except InvalidInput as error:
-                raise UserError(
-                    f"batch {count + 1} in the database is damaged ({error}): move the database away and start again; "
-                    "the node fetches the ledger from the others, and signs nothing more under this charter"
-                ) from None
+            batch = self._decode_stored(encoded, count + 1)
             admission = self.replica.admit(batch, self._fetch)
             if admission is not None:
                 self._note_admission(admission)
@@ -167,6 +161,19 @@ class LedgerMember:
                 await trio.lowlevel.checkpoint()
         await self._judge_open_records()
         return count
+
+    def _decode_stored(self, encoded: bytes, number: int) -> Batch:
+        """A batch of the store, whose past was read before it. Raises: UserError when the store is damaged."""
+        try:
+            batch = decode_batch(self.charter.federation, encoded)
+            if self.replica.get_missing_parents(batch) or not self.replica.is_linked(batch, {}):
+                raise InvalidInput("what comes before it is gone")
+        except InvalidInput as error:
+            raise UserError(
+                f"batch {number} in the database is damaged ({error}): move the database away and start again; "
+                "the node fetches the ledger from the others, and signs nothing more under this charter"
+            ) from None
+        return batch
 
     async def watch_epochs(self) -> None:
         """When an epoch opens or closes by our clock, records are judged anew that came from faster clocks."""

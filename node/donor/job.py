@@ -325,9 +325,8 @@ class JobRun:
         document = self.document
         if not document.settle:
             self.job.remove_bundle()
-            last = self.meter.last_tick
-            if last is not None:
-                await self.line.say(Ticked(last.encode()), END_PATIENCE_SECONDS)
+            for tick in self.meter.list_unanswered_ticks():
+                await self.line.say(Ticked(tick.encode()), END_PATIENCE_SECONDS)
             await self.line.say(Result(document.receipt, document.detail), END_PATIENCE_SECONDS)
             with trio.move_on_after(self.quote.grace_seconds / 2):
                 await self._wait_until(

@@ -39,6 +39,11 @@ class Meter:
         """The newest tick, co-signed or not."""
         return self._ticks[-1] if self._ticks else None
 
+    def list_unanswered_ticks(self) -> list[Tick]:
+        """The ticks for which no voucher came yet, in order; the payer takes each only after the one before."""
+        agreed = self._job.document.vouchers[-1][0]
+        return [tick for tick in self._ticks if tick.sequence > agreed]
+
     @property
     def is_payer_behind(self) -> bool:
         """True when the newest tick has no voucher: no further one is given on trust."""

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-from node.network.transport import Transport
+from node.network.transport import INBOX_MESSAGES_MAX, Transport
 from protocol.batches import Batch, decode_batch, is_signed_batch
 from protocol.charter import Charter
 from protocol.errors import InvalidInput
@@ -23,7 +23,7 @@ log = logging.getLogger("allmende.gossip")
 OUTBOX_MESSAGES_MAX = 64
 """Own messages that wait for slow neighbours; the oldest is dropped, as anti-entropy brings it anyway."""
 
-CHECKED_BATCHES_MAX = 256
+CHECKED_BATCHES_MAX = 2 * INBOX_MESSAGES_MAX
 INGEST_GROUP_MAX = 64
 """Gossiped batches that are stored in one transaction when many wait."""
 

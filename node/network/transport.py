@@ -32,7 +32,7 @@ RESPONSE_BYTES_MAX = 16 * 1024 * 1024
 REQUESTS_PER_PEER_MAX = 8
 """Questions of one peer that are worked on at a time, and questions of ours that one peer has open."""
 
-INBOX_MESSAGES_MAX = 1024
+INBOX_MESSAGES_MAX = 256
 """Gossip that waits for the node; the newest is dropped when it is full, as anti-entropy fetches it later."""
 
 assert 2 * BATCH_BYTES_MAX <= GOSSIP_BYTES_MAX

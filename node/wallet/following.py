@@ -172,7 +172,7 @@ class Follower:
         self._tell(f"ended: {receipt.state}{status}{': ' if result.detail else ''}{result.detail}")
         problem = self._find_problem()
         if problem:
-            job.dispute = problem
+            job.dispute = job.dispute or problem
             save_job(self._wallet, job)
             self._tell(f"not agreed to: {problem}")
         else:

@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from node.errors import UserError
 from node.storage.store import Store
 from protocol.batches import LogPosition, build_batch, decode_batch
 from protocol.equivocation import verify_fork_evidence
@@ -264,3 +265,11 @@ async def test_a_member_says_nothing_before_it_heard_what_a_quorum_has(cast, mem
         await trio.sleep(5)
         assert spoken
         nursery.cancel_scope.cancel()
+
+
+async def test_a_store_that_lost_a_batch_is_refused_in_one_line(cast, members):
+    broken = Store.open(":memory:", cast.federation)
+    batches = [decode_batch(cast.federation, encoded) for encoded in members[0].store.iterate_batches()]
+    broken.append_batches([(batch.id, batch.encoded) for batch in batches[1:]])
+    with pytest.raises(UserError, match="batch 1 in the database is damaged"):
+        await cast.open_member(1, broken).restore()
