@@ -43,7 +43,7 @@ from protocol.limits import (
 from protocol.merkle import compute_leaf, compute_root
 from protocol.records import Record, decode_record
 from protocol.signatures import SIGNATURE_BYTES, Signer, is_valid_signature
-from protocol.statements import Statement, decode_statement, encode_statement
+from protocol.statements import Statement, decode_statement, encode_statement, get_referenced_batches
 
 HEADER_BYTES_MAX = 256
 
@@ -103,8 +103,9 @@ class Batch(NamedTuple):
 
     @property
     def parents(self) -> tuple[bytes, ...]:
-        """The batches that must be admitted before this one."""
-        return (self.header.prev, *self.seen) if self.header.prev else self.seen
+        """The batches that must be admitted before this one: `prev`, `seen` and what its statements speak of."""
+        named = (batch for statement in self.statements for batch in get_referenced_batches(statement))
+        return tuple(dict.fromkeys((*((self.header.prev,) if self.header.prev else ()), *self.seen, *named)))
 
 
 def compute_record_leaf(record: Record, signatures: tuple[bytes, ...] = ()) -> bytes:

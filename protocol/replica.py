@@ -1,6 +1,6 @@
 """A replica of the federation's state: a set of batches, and everything that follows from it.
 
-The set grows only, by batches whose `prev` and `seen` are already in it (closed under references); joining two
+The set grows only, by batches all of whose references are already in it (closed under references); joining two
 replicas is the union of their sets. All else (tallies, finality, balances) is a pure function of the set, so two
 replicas that hold the same batches have the same state, byte for byte: a CRDT (spec 4.1, proof in 4.6).
 """
@@ -92,7 +92,6 @@ class Replica:
         """Those that hold a record which is not final."""
         self._located: dict[bytes, tuple[Introduction, int]] = {}
         self._repeated: dict[bytes, list[tuple[Introduction, int]]] = {}
-        self._deferred: dict[bytes, list[tuple[int, bytes, int, Statement]]] = {}
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -159,8 +158,6 @@ class Replica:
         admission = Admission(batch, self._introduce(batch), [], [], [], [], fork)
         for position, statement in enumerate(batch.statements):
             self._count(header.member, batch.id, position, statement, admission)
-        for deferred in self._deferred.pop(batch.id, ()):
-            self._count(*deferred, admission)
         return admission
 
     def _extend_log(self, batch: Batch, fetch: FetchBatch) -> ForkEvidence | None:
@@ -192,14 +189,10 @@ class Replica:
         return introduction
 
     def _count(self, member: int, batch_id: bytes, position: int, statement: Statement, admission: Admission) -> None:
-        """Count a vote or commit; when the batch that it speaks of is not here yet, keep it until it is."""
+        """Count a vote or commit; the batch that it speaks of is here, as a parent of the one that carries it."""
         if not isinstance(statement, (VoteBatch, CommitBatch, Vote, Commit)):
             return
-        target = statement.batch or batch_id
-        if target not in self.entries:
-            self._deferred.setdefault(target, []).append((member, batch_id, position, statement))
-            return
-        introduction = self._introductions.get(target)
+        introduction = self._introductions.get(statement.batch or batch_id)
         if introduction is None:
             return
         everything = full_mask(len(introduction.ids))

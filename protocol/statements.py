@@ -204,6 +204,19 @@ def decode_statement(encoded: bytes) -> Statement:
     return statement
 
 
+def get_referenced_batches(statement: Statement) -> tuple[bytes, ...]:
+    """The other batches that a statement speaks of: they belong to the past of the batch that carries it."""
+    named: tuple[bytes, ...] = ()
+    match statement:
+        case VoteBatch() | CommitBatch() | Commit() | Checkpoint():
+            named = (statement.batch,)
+        case Vote():
+            named = (statement.batch, statement.proposal_batch)
+        case Promise():
+            named = (statement.unlock_batch,)
+    return tuple(batch for batch in named if batch)
+
+
 class UnlockRequest(NamedTuple):
     """A slot's owner asks for a new attempt; signed over its id (spec 5.6)."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
+from hashlib import sha256
 
 import trio
 
@@ -24,6 +25,9 @@ OUTBOX_MESSAGES_MAX = 64
 """Own messages that wait for slow neighbours; the oldest is dropped, as anti-entropy brings it anyway."""
 
 CHECKED_BATCHES_MAX = 2 * INBOX_MESSAGES_MAX
+RECENT_MESSAGES_MAX = 16 * 1024
+"""Digests of messages that came before; anti-entropy repairs what a false start leaves out."""
+
 INGEST_GROUP_MAX = 64
 """Gossiped batches that are stored in one transaction when many wait."""
 
@@ -49,6 +53,7 @@ class Gossip:
         self.on_offer: list[Callable[[bytes], None]] = []
         self._checked: OrderedDict[bytes, Batch] = OrderedDict()
         """Batches that passed validation and wait to be handed over: decoded and verified once."""
+        self._recent: OrderedDict[bytes, None] = OrderedDict()
         self._received: deque[tuple[str, Batch]] = deque()
         self._outbox: deque[tuple[str, bytes]] = deque(maxlen=OUTBOX_MESSAGES_MAX)
         self._has_received = trio.Event()
@@ -65,6 +70,12 @@ class Gossip:
 
         The whole batch is checked: what an honest node passes on never counts against it. Raises: InvalidInput.
         """
+        digest = sha256(payload).digest()
+        if digest in self._recent:  # said again under a new number: neither read nor passed on
+            return False
+        self._recent[digest] = None
+        if len(self._recent) > RECENT_MESSAGES_MAX:
+            self._recent.popitem(last=False)
         if topic == self._offers:
             decode_offer(self._charter, payload)
             return True

@@ -94,9 +94,10 @@ ANSWER_SECONDS = 60.0
 
 HEARTBEAT_SECONDS = 1
 INBOUND_FRAME_BYTES_MAX = 1024 * 1024
-GOSSIP_HISTORY_HEARTBEATS = 60
-GOSSIP_WINDOW_HEARTBEATS = 30
-"""A peer that was away for half a minute still gets what was said; anything older is for anti-entropy."""
+GOSSIP_HISTORY_HEARTBEATS = 10
+GOSSIP_WINDOW_HEARTBEATS = 5
+"""A peer that was away for a few seconds still gets what was said; what is older is for anti-entropy, and memory stays
+bounded when somebody fills the history."""
 
 QUEUED_FRAMES_PACE = 8
 """libp2p drops frames silently when 32 wait for a peer; publishing waits when a quarter of that do."""

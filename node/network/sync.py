@@ -41,6 +41,12 @@ FIRST_INTERVAL_SECONDS = 0.1
 """Until the first peer has answered: a node that has just started speaks only when it has heard the others."""
 
 REQUEST_SECONDS = 30.0
+PULL_SECONDS_MAX = 300.0
+"""A long catching-up goes on in the next round, so a peer that only keeps us busy does so for a while."""
+
+WAKE_SECONDS_MIN = 0.2
+"""Between two rounds: somebody who sends batches without a past can't make us ask all the time."""
+
 
 Ingest = Callable[[Sequence[bytes], str], Awaitable[int]]
 """(encoded batches, peer) -> how many were new and are admitted and stored now."""
@@ -89,6 +95,7 @@ class Synchronizer:
                 self._wake = trio.Event()
                 for peer_id in self._choose_peers():
                     nursery.start_soon(self.pull, peer_id)
+                await trio.sleep(WAKE_SECONDS_MIN)
 
     def _choose_peers(self) -> list[str]:
         connected = self._transport.connected()
@@ -102,7 +109,9 @@ class Synchronizer:
         """Fetch what the peer has and we lack; returns how many batches were new."""
         self._pulling.add(peer_id)
         try:
-            return await self._pull(peer_id)
+            with trio.move_on_after(PULL_SECONDS_MAX):
+                return await self._pull(peer_id)
+            log.info("sync with %s takes long; it goes on later", peer_id)
         except (UnreachablePeer, RequestFailed) as error:
             log.debug("sync with %s: %s", peer_id, error)
         except InvalidInput as error:

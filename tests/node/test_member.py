@@ -190,7 +190,7 @@ async def test_malformed_and_unsigned_batches_count_against_their_sender_and_cha
         seen=(),
         time_ms=0,
         records=(),
-        statements=(VoteBatch(bytes(32), 0),),
+        statements=(VoteBatch(b"", 0),),
     )
     for content in (b"", b"\xc1", good[:-1], good + b"\x00", forged.encoded):
         assert await members[0].ingest([content], "mallory") == 0
@@ -209,7 +209,7 @@ async def test_a_fork_is_noticed_kept_and_convicts_its_member_only(cast, members
             seen=(),
             time_ms=time_ms,
             records=(),
-            statements=(VoteBatch(bytes(32), 0),),
+            statements=(VoteBatch(b"", 0),),
         )
         for time_ms in (1, 2)
     ]

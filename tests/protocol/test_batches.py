@@ -18,7 +18,8 @@ from protocol.codec import encode
 from protocol.errors import InvalidInput
 from protocol.merkle import EMPTY_ROOT, compute_root
 from protocol.records import decode_record
-from protocol.statements import Commit, VoteBatch, encode_statement
+from protocol.replica import Replica
+from protocol.statements import Commit, Statement, Vote, VoteBatch, encode_statement
 from tests.local_members import Gathering, make_prefix
 from tests.strategies import make_federation, make_id, make_public_key, make_records_of_every_kind
 
@@ -181,3 +182,11 @@ def test_a_log_continues_its_own_last_batch_only():
         crooked = FEDERATION.batch(2, after=after, statements=[VoteBatch(b"", 0)])
         assert not gathering.replica.is_linked(crooked, {})
         assert not gathering.replica.is_linked(later._replace(header=crooked.header), {after.id: after})
+
+
+def test_what_a_statement_speaks_of_is_a_parent_so_nobody_has_to_remember_what_nobody_has():
+    unknown, proposal = make_id("batch"), make_id("proposal")
+    statements: list[Statement] = [Commit(unknown, 0, 0), Vote(b"", 0, 1, proposal, 2), VoteBatch(b"", 0)]
+    batch = FEDERATION.batch(3, statements=statements)
+    assert batch.parents == (unknown, proposal)
+    assert Replica(FEDERATION.charter).get_missing_parents(batch) == [unknown, proposal]

@@ -16,11 +16,11 @@ from tests.local_members import Gathering
 from tests.protocol.test_contest import FAULTY, run_contest
 from tests.protocol.test_convergence import Case as ConvergenceCase
 from tests.protocol.test_convergence import Schedule, gather
-from tests.strategies import SEEDS, Federation, make_federation, make_id
+from tests.strategies import SEEDS, Federation, make_federation
 
 FEDERATION = make_federation()
 CHARTER = FEDERATION.charter
-STATEMENTS = [VoteBatch(make_id("some batch"), 0)]
+STATEMENTS = [VoteBatch(b"", 0)]
 LEFT = FEDERATION.batch(3, statements=STATEMENTS, time_ms=1)
 RIGHT = FEDERATION.batch(3, statements=STATEMENTS, time_ms=2)
 NEXT = FEDERATION.batch(3, after=LEFT, statements=STATEMENTS)

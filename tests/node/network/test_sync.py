@@ -120,7 +120,7 @@ async def test_both_branches_of_a_forked_log_reach_everybody(cast, members):
                 seen=(),
                 time_ms=time_ms,
                 records=(),
-                statements=(VoteBatch(bytes(32), 0),),
+                statements=(VoteBatch(b"", 0),),
             )
             branch.append(batch.encoded)
             position = LogPosition(position.index + 1, batch.id)
