@@ -19,6 +19,7 @@ from typing import NamedTuple
 import click
 
 from node.errors import UserError
+from node.terminal import make_printable
 
 EXIT_USER_ERROR = 1
 EXIT_REJECTED = 4
@@ -157,4 +158,4 @@ def _describe(error: BaseException) -> tuple[int, str]:
 
 
 def _compute_line(text: str) -> str:
-    return " ".join(text.split())
+    return make_printable(" ".join(text.split()))

@@ -23,7 +23,7 @@ from node.config import (
 from node.errors import UserError
 from node.files import write_atomically
 from node.keystore import Key, Passphrase, load_key, new_key, save_key
-from node.operator.founding import FounderCard, make_printable, name_federation, write_document
+from node.operator.founding import FounderCard, name_federation, write_document
 from node.operator.homes import load_keys, node_home_option, passphrase_option
 from node.terminal import emit, json_option
 
@@ -171,7 +171,7 @@ def status(home: NodeHome, url: str | None, as_json: bool) -> None:
     ]
     if found.forked_members:
         lines.append(f"Forked    {', '.join(map(str, found.forked_members))}: signed two logs, and is proven to have")
-    emit(msgspec.to_builtins(found), map(make_printable, lines), as_json)
+    emit(msgspec.to_builtins(found), lines, as_json)
 
 
 @group.command()

@@ -19,3 +19,9 @@ class Refused(UserError):
     """A rule of the federation forbids what was asked."""
 
     exit_status = 4
+
+
+class Interrupted(UserError):
+    """The person pressed Ctrl-C when something was under way already: the text says what, and how to go on."""
+
+    exit_status = 130

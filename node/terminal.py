@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from node.errors import UserError
+from node.errors import Interrupted, UserError
 
 CommandFunction = TypeVar("CommandFunction", bound=Callable[..., Any])
 Item = TypeVar("Item")
@@ -74,7 +74,21 @@ def emit(document: Mapping[str, object], text_lines: Iterable[str], as_json: boo
         click.echo(json.dumps(document, ensure_ascii=False))
     else:
         for line in text_lines:
-            click.echo(line)
+            click.echo("\n".join(map(make_printable, line.split("\n"))))
+
+
+def make_printable(text: str) -> str:
+    """What others wrote, for a terminal: in one line and without the characters that a terminal obeys."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+@contextmanager
+def explain_interruption(text: str) -> Iterator[None]:
+    """Ctrl-C inside the block is answered with what is under way and how to go on. Raises: Interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted: {text}") from None
 
 
 def confirm(question: str, yes: bool) -> None:

@@ -48,6 +48,7 @@ UNSPONSORED_SECONDS = 3
 """Time between two looks whether a member vouches for this donor by now."""
 QUOTE_VALID_SECONDS = 300
 OPEN_QUOTES_MAX = 16
+OPEN_QUOTES_PER_ACCOUNT_MAX = 3
 """Quotes that wait for their start; each costs a long poll."""
 WISH_SECONDS = 1.0
 TICKS_MAX = 2880
@@ -225,11 +226,22 @@ class Agent:
             return
         try:
             quote = self._build_quote(request)
+            await self._check_payer(request, quote)
         except Rejected as rejection:
             await self._refuse(request, rejection.detail)
             return
         document = JobDocument(conversation, request.encode(), quote.encode())
         self._take_up(JobFile.create(self.home.jobs, document), nursery)
+
+    async def _check_payer(self, request: QuoteRequest, quote: Quote) -> None:
+        """Raises: Rejected for somebody who could not pay, or who keeps several quotes open: quotes are scarce."""
+        account = encode_address(Kind.ACCOUNT, request.account)
+        found = await self._post.insist(self._post.link.get_account, account)
+        if found.millicredits < quote.amount_max:
+            raise Rejected(Reason.FUNDS_MISSING, "the account does not hold what the job could cost")
+        unused = [run for run in self._jobs.values() if not run.document.hold]
+        if sum(run.request.account == request.account for run in unused) >= OPEN_QUOTES_PER_ACCOUNT_MAX:
+            raise Rejected(Reason.LIMIT_EXCEEDED, "this account has several unused quotes: try again in some minutes")
 
     def _build_quote(self, request: QuoteRequest) -> Quote:
         """Raises: Rejected when the machine can't or won't do it now."""

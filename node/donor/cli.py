@@ -13,6 +13,7 @@ from node.errors import UserError
 from node.terminal import confirm, emit, home_option, json_option, yes_option
 
 if TYPE_CHECKING:
+    from node.donor.devices import Machine
     from node.donor.settings import DonorHome, Settings
 
 DIRECTORY_NAME = "donor"
@@ -80,6 +81,7 @@ def setup(
     if donor_home.settings_path.exists():
         raise UserError(f"a donor is set up in {donor_home.directory} already: edit donor.toml there to change it")
     found = find_machine(donor_home.directory)
+    _check_lendable(found, memory_gb, disk_gb, runtimes)
     settings = Settings(
         node_url=node_url,
         machine=machine or platform.node() or "machine",
@@ -103,6 +105,21 @@ def setup(
         f"Ask the institution at {node_url} to sponsor it. Then: `allmende donor selftest`, `allmende donor start`.",
     ]
     emit(document, lines, as_json)
+
+
+def _check_lendable(found: Machine, memory_gb: float | None, disk_gb: float | None, runtimes: tuple[str, ...]) -> None:
+    """Raises: UserError when more is lent than there is, or packages that nobody knows."""
+    from node.donor.runtimes import KNOWN_RUNTIMES
+
+    for what, asked, there in (
+        ("memory", memory_gb, found.memory_bytes / BYTES_PER_GB),
+        ("free disk", disk_gb, found.disk_free_bytes / BYTES_PER_GB),
+    ):
+        if asked is not None and not 0 < asked <= there:
+            raise UserError(f"this machine has {there:.1f} GB of {what}: lend a part of that, not {asked:g} GB")
+    unknown = sorted(set(runtimes) - set(KNOWN_RUNTIMES))
+    if unknown:
+        raise UserError(f"no packages are called {', '.join(unknown)}: choose of {', '.join(KNOWN_RUNTIMES)}")
 
 
 def _iterate_consent(

@@ -263,8 +263,9 @@ class JobRun:
                 self.document.detail = "stopped: the payer did not agree to the last tick in time"
                 self.stop(JobState.POLICY_KILLED)
                 return
-            tick = self.meter.add_tick(handle.usage().wall_ms)
-            await self.line.say(Ticked(tick.encode()))
+            self.meter.add_tick(handle.usage().wall_ms)
+            for tick in self.meter.list_unanswered_ticks():
+                await self.line.say(Ticked(tick.encode()))
 
     async def _watch_log(self, handle: JobHandle) -> None:
         pause, pause_max = LOG_SECONDS_FIRST, max(LOG_SECONDS_MAX, 1.5 * self.quote.wall_seconds / LOG_MESSAGES_MAX)

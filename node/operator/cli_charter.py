@@ -116,7 +116,7 @@ def show(file: Path, as_json: bool) -> None:
     lines = founding.compute_summary(charter, addresses)
     lines += ["", "This is a draft, not yet founded." if state == "draft" else "Signed by all its founders."]
     if founding.compute_acceptable_use_hash(acceptable_use) == charter.policy.acceptable_use:
-        lines += ["", *map(founding.make_printable, acceptable_use.splitlines())]
+        lines += ["", *acceptable_use.splitlines()]
     terms = _plain(founding.describe_charter(charter))
     emit({"federation": founding.name_federation(charter), "state": state, "terms": terms}, lines, as_json)
 

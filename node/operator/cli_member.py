@@ -10,7 +10,6 @@ from node.addresses import Kind, decode_address
 from node.config import NodeHome
 from node.operator.cli_program import describe_signed, sign_after_asking
 from node.operator.connection import connect
-from node.operator.founding import make_printable
 from node.operator.homes import node_home_option
 from node.terminal import dry_run_option, emit, json_option, yes_option
 
@@ -47,7 +46,7 @@ def list_members(home: NodeHome, url: str | None, as_json: bool) -> None:
         lines.append(f"{member.number:4}  {member.name}: weight {member.weight}, {reach}{forked}  {member.address}")
     emit(
         {"federation": charter.federation, "members": msgspec.to_builtins(charter.members)},
-        map(make_printable, lines),
+        lines,
         as_json,
     )
 

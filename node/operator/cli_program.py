@@ -13,9 +13,8 @@ from node.addresses import Kind, decode_address, encode_address
 from node.config import NodeHome
 from node.errors import UserError
 from node.operator.connection import connect
-from node.operator.founding import make_printable
 from node.operator.homes import node_home_option
-from node.terminal import confirm, dry_run_option, emit, json_option, show_progress, yes_option
+from node.terminal import confirm, dry_run_option, emit, json_option, make_printable, show_progress, yes_option
 from protocol.credits import format_credits, parse_credits
 
 if TYPE_CHECKING:
@@ -100,8 +99,7 @@ def list_programs(home: NodeHome, is_all: bool, url: str | None, as_json: bool) 
         f"and epoch, {format_credits(program.granted)} granted"
         for program in chosen
     ]
-    printable = [make_printable(line) for line in lines] or ["No programs yet."]
-    emit({"programs": msgspec.to_builtins(chosen)}, printable, as_json)
+    emit({"programs": msgspec.to_builtins(chosen)}, lines or ["No programs yet."], as_json)
 
 
 @group.command()
@@ -129,7 +127,7 @@ def show(program: str, home: NodeHome, url: str | None, as_json: bool) -> None:
         f"Jobs       {', '.join(found.job_classes) or 'all classes'}",
         f"Granted    {format_credits(found.granted)} credits so far",
     ]
-    emit(msgspec.to_builtins(found), map(make_printable, lines), as_json)
+    emit(msgspec.to_builtins(found), lines, as_json)
 
 
 @group.command()

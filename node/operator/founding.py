@@ -324,11 +324,6 @@ def write_document(path: Path, document: msgspec.Struct, *, replace: bool = Fals
     write_atomically(path, encode_json(document), 0o644, replace=replace)
 
 
-def make_printable(text: str) -> str:
-    """What others wrote, for a terminal: in one line and without control characters."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
 def compute_summary(charter: Charter, draft_addresses: Mapping[str, str]) -> list[str]:
     """What a founder should read before signing, as lines."""
     terms = describe_charter(charter)
@@ -348,4 +343,4 @@ def compute_summary(charter: Charter, draft_addresses: Mapping[str, str]) -> lis
             f"  {member.number:3} {member.name}: weight {member.weight}, may grant {cap} credits an epoch, "
             f"key {member.member_key[:16]}, at {draft_addresses.get(member.name, 'an unknown address')}"
         )
-    return [make_printable(line) for line in lines]
+    return lines

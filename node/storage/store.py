@@ -224,7 +224,8 @@ class Store:
     def append_message(self, mailbox: bytes, content: bytes, now_seconds: int) -> int:
         """Put a letter into a mailbox; its sequence is larger than that of every letter before.
 
-        Raises: StoreFull when this mailbox or all together hold too much.
+        In a full mailbox it takes the place of the oldest: otherwise anybody could close a donor's inbox, whose name is
+        public, by filling it once. Raises: StoreFull when all mailboxes together hold too much.
         """
         size = len(content)
         query = Message.select(peewee.fn.COUNT(Message.number), peewee.fn.SUM(Message.content_bytes))
@@ -232,7 +233,7 @@ class Store:
             run = self._database.peewee
             ((count, size_before),) = query.where(Message.mailbox == mailbox).tuples().execute(run)
             if count >= MAILBOX_MESSAGES_MAX or (size_before or 0) + size > MAILBOX_BYTES_MAX:
-                raise StoreFull("this mailbox is full")
+                self._drop_oldest(mailbox, size)
             if self._messages >= POST_MESSAGES_MAX or self._message_bytes + size > POST_BYTES_MAX:
                 raise StoreFull("the mailboxes of this node are full")
             number = Message.insert(
@@ -241,6 +242,20 @@ class Store:
         self._messages += 1
         self._message_bytes += size
         return int(number)
+
+    def _drop_oldest(self, mailbox: bytes, room: int) -> None:
+        """Make room for `room` bytes by dropping letters, the oldest first."""
+        run = self._database.peewee
+        oldest = Message.select(Message.number, Message.content_bytes).where(Message.mailbox == mailbox)
+        dropped, freed = [], 0
+        for number, size in oldest.order_by(Message.number).limit(MAILBOX_MESSAGES_MAX).tuples().execute(run):
+            dropped.append(number)
+            freed += size
+            if freed >= room:
+                break
+        Message.delete().where(Message.number.in_(dropped)).execute(run)
+        self._messages -= len(dropped)
+        self._message_bytes -= freed
 
     def read_messages(self, mailbox: bytes, after: int, limit: int = READ_MESSAGES_MAX) -> list[StoredMessage]:
         """Letters with a sequence above `after`, oldest first: as many as fit one answer, at least one if any."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from node.errors import Refused, Unreachable, UserError
-from node.terminal import confirm, dry_run_option, emit, home_option, json_option, yes_option
+from node.terminal import confirm, dry_run_option, emit, explain_interruption, home_option, json_option, yes_option
 from node.wallet.options import format_date, make_passphrase, node_option, passphrase_option, wait_option
 
 if TYPE_CHECKING:
@@ -329,7 +329,9 @@ def send(
                 click.echo(line, err=True)
         confirm("Pay this?", yes)
         key = wallet.unlock(make_passphrase(passphrase_file))
-        _tell(context, wallet, send_transfer(wallet, key, payment, wait_seconds), as_json)
+        with explain_interruption("the payment may be signed already and become final; see `allmende wallet pending`"):
+            outcome = send_transfer(wallet, key, payment, wait_seconds)
+        _tell(context, wallet, outcome, as_json)
 
 
 def _describe_plan(to: str, plan: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from node.errors import UserError
-from node.terminal import confirm, emit, home_option, json_option, yes_option
+from node.terminal import confirm, emit, explain_interruption, home_option, json_option, make_printable, yes_option
 from node.wallet.options import make_passphrase, node_option, passphrase_option
 
 if TYPE_CHECKING:
@@ -89,12 +89,17 @@ def run(
                 click.echo(line, err=True)
         confirm(f"Put {format_credits(made.priced.amount_max)} credits aside and run it?", yes)
         key = wallet.unlock(make_passphrase(passphrase_file))
+        _tell(f"asking {made.priced.offer.machine} for a quote")
         job = open_job(wallet, made, connect)
         _tell(f"job {job.job_id}: {made.priced.offer.machine} has given a quote")
-        hold_job(wallet, key, job, spec)
-        _tell(f"{format_credits(made.priced.amount_max)} credits are put aside")
-        start_job(wallet, job, connect)
-        _follow(context, wallet, job, connect, as_json, to)
+        with explain_interruption(
+            f"the job may go on and cost credits; go on watching with `allmende job logs -f {job.job_id}`, or stop it "
+            f"with `allmende job cancel {job.job_id}`"
+        ):
+            hold_job(wallet, key, job, spec)
+            _tell(f"{format_credits(made.priced.amount_max)} credits are put aside")
+            start_job(wallet, job, connect)
+            _follow(context, wallet, job, connect, as_json, to)
 
 
 @group.command("ls")
@@ -284,7 +289,7 @@ def _iterate_end(wallet: Wallet, job: WalletJob, to: Path | None) -> Iterator[st
 
 
 def _tell(text: str) -> None:
-    click.echo(text, err=True)
+    click.echo(make_printable(text), err=True)
 
 
 def _show_log(content: bytes) -> None:

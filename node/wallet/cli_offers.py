@@ -30,7 +30,8 @@ def command(condition: str, home: Path, node_url: str | None, as_json: bool) -> 
     from node.wallet.wallet import Wallet
 
     with Wallet.open(home, node_url) as wallet:
-        offers = [offer for offer in read_offers(wallet) if matches(offer, condition)]
+        known = read_offers(wallet)
+        offers = [offer for offer in known if matches(offer, condition)]
         document = {
             "offers": [
                 {
@@ -51,15 +52,15 @@ def command(condition: str, home: Path, node_url: str | None, as_json: bool) -> 
                 for offer in offers
             ]
         }
-        emit(document, _iterate_lines(offers), as_json)
+        emit(document, _iterate_lines(offers, len(known)), as_json)
 
 
-def _iterate_lines(offers: list[Offer]) -> Iterator[str]:
+def _iterate_lines(offers: list[Offer], known: int) -> Iterator[str]:
     from node.wallet.offers import compute_hourly_charge
     from protocol.credits import format_credits
 
     if not offers:
-        yield "No machine is offered at the moment."
+        yield f"None of {known} offers fits." if known else "No machine is offered at the moment."
         return
     yield f"{'MACHINE':<24} {'CORES':>5} {'MEMORY':>9} {'GPUS':<12} {'WEIGHT':>6} {'CREDITS/CORE-HOUR':>17}  RUNTIMES"
     for offer in offers:

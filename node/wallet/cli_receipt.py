@@ -101,8 +101,10 @@ def _read_charter(path: Path | None, home: Path, federation: str | None) -> Char
     from node.addresses import Kind, decode_address, encode_address
 
     if path is None:
-        from node.wallet.wallet import Wallet
+        from node.wallet.wallet import SETTINGS_NAME, Wallet
 
+        if not (home / SETTINGS_NAME).exists():
+            raise UserError("name the federation's founding document with --charter federation.json: no wallet is here")
         charter = Wallet.open(home).charter
     else:
         charter = read_founding(path)

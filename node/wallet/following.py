@@ -121,6 +121,8 @@ class Follower:
         try:
             tick = decode_tick(encoded)
             if encoded not in job.ticks:
+                if job.receipt:
+                    raise InvalidInput("the donor had said that the job is over")
                 self._check_new_tick(encoded)
                 job.ticks.append(encoded)
                 save_job(self._wallet, job)

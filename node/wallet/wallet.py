@@ -97,6 +97,7 @@ class Wallet:
         from node.files import write_atomically
         from node.keystore import Key, save_key
         from node.mnemonics import compute_entropy, derive_seed
+        from node.wallet.journal import Journal
         from protocol.identifiers import compute_account_id
 
         check_no_wallet(home)
@@ -114,6 +115,7 @@ class Wallet:
             charter.fields.epoch_seconds,
         )
         _make_directory(home)
+        Journal(home / JOURNAL_NAME).close()
         save_key(home / KEY_NAME, compute_entropy(mnemonic), passphrase, purpose=KEY_PURPOSE)
         content = (json.dumps(settings._asdict(), indent=2) + "\n").encode()
         write_atomically(home / SETTINGS_NAME, content, replace=False)
@@ -183,9 +185,14 @@ class Wallet:
 
     @cached_property
     def journal(self) -> Journal:
-        """Everything that this wallet signed."""
+        """Everything that this wallet signed. Raises: UserError when it is gone: a slot might be signed twice."""
         from node.wallet.journal import Journal
 
+        if not (self.home / JOURNAL_NAME).exists():
+            raise UserError(
+                f"{self.home / JOURNAL_NAME} is gone, and with it what may be on its way: put it back, or move the "
+                "rest away and make the wallet again from its words with `allmende wallet restore`"
+            )
         return Journal(self.home / JOURNAL_NAME, self._clock)
 
     def close(self) -> None:

@@ -38,6 +38,9 @@ def main() -> int:
     with Stage(ROOT / ".demo", keep=arguments.keep) as stage:
         try:
             summary = play(stage)
+        except KeyboardInterrupt:
+            stage.say("interrupted; everything is stopped and removed")
+            return 130
         except DemoFailed as failure:
             stage.say(f"the demonstration failed: {failure}; all homes and logs are in {stage.folder}")
             stage.keep = True

@@ -21,7 +21,8 @@ from node.donor.agent import Agent
 from node.donor.executors.sandbox import Sandbox
 from node.keystore import save_key
 from node.mnemonics import compute_entropy, derive_seed
-from node.wallet.wallet import KEY_NAME, KEY_PURPOSE, SETTINGS_NAME, Settings, Wallet
+from node.wallet.journal import Journal
+from node.wallet.wallet import JOURNAL_NAME, KEY_NAME, KEY_PURPOSE, SETTINGS_NAME, Settings, Wallet
 from protocol.batches import LogPosition, build_batch
 from protocol.charter import Charter, CharterFields, Member, Policy, found_charter
 from protocol.identifiers import compute_account_id
@@ -355,6 +356,7 @@ def wallet(tmp_path, fake_node, person_key):
         charter.fields.epoch_seconds,
     )
     (home / SETTINGS_NAME).write_text(json.dumps(settings._asdict()))
+    Journal(home / JOURNAL_NAME).close()
     with Wallet.open(home) as wallet:
         wallet.__dict__["client"] = fake_node
         yield wallet
