@@ -232,8 +232,7 @@ class Store:
         with self._database.transaction():
             run = self._database.peewee
             ((count, size_before),) = query.where(Message.mailbox == mailbox).tuples().execute(run)
-            if count >= MAILBOX_MESSAGES_MAX or (size_before or 0) + size > MAILBOX_BYTES_MAX:
-                self._drop_oldest(mailbox, size)
+            self._drop_oldest(mailbox, count + 1 - MAILBOX_MESSAGES_MAX, (size_before or 0) + size - MAILBOX_BYTES_MAX)
             if self._messages >= POST_MESSAGES_MAX or self._message_bytes + size > POST_BYTES_MAX:
                 raise StoreFull("the mailboxes of this node are full")
             number = Message.insert(
@@ -243,19 +242,18 @@ class Store:
         self._message_bytes += size
         return int(number)
 
-    def _drop_oldest(self, mailbox: bytes, room: int) -> None:
-        """Make room for `room` bytes by dropping letters, the oldest first."""
+    def _drop_oldest(self, mailbox: bytes, count: int, size: int) -> None:
+        """Drop letters, the oldest first, until `count` of them and `size` bytes are gone; negative is nothing."""
         run = self._database.peewee
         oldest = Message.select(Message.number, Message.content_bytes).where(Message.mailbox == mailbox)
-        dropped, freed = [], 0
-        for number, size in oldest.order_by(Message.number).limit(MAILBOX_MESSAGES_MAX).tuples().execute(run):
-            dropped.append(number)
-            freed += size
-            if freed >= room:
-                break
-        Message.delete().where(Message.number.in_(dropped)).execute(run)
-        self._messages -= len(dropped)
-        self._message_bytes -= freed
+        for number, content_bytes in oldest.order_by(Message.number).tuples().execute(run):
+            if count <= 0 and size <= 0:
+                return
+            Message.delete().where(Message.number == number).execute(run)
+            self._messages -= 1
+            self._message_bytes -= content_bytes
+            count -= 1
+            size -= content_bytes
 
     def read_messages(self, mailbox: bytes, after: int, limit: int = READ_MESSAGES_MAX) -> list[StoredMessage]:
         """Letters with a sequence above `after`, oldest first: as many as fit one answer, at least one if any."""

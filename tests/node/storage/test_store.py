@@ -359,6 +359,7 @@ def test_mailboxes_are_bounded_each_and_all_together(store: Store, monkeypatch: 
         store.append_message(name(1), bytes(size), 0)
     assert [len(letter.content) for letter in store.read_messages(name(1), 0)] == [1, 2, 3]
     store.append_message(name(1), bytes(900), 0)
+    assert [len(letter.content) for letter in store.read_messages(name(1), 0)] == [2, 3, 900]
     with pytest.raises(StoreFull, match="this node"):
         store.append_message(name(2), bytes(700), 0)
     store.append_message(name(2), bytes(1), 0)
