@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -44,6 +45,8 @@ REQUEST_SECONDS = 30.0
 PULL_SECONDS_MAX = 300.0
 """A long catching-up goes on in the next round, so a peer that only keeps us busy does so for a while."""
 
+TURN_SECONDS_MAX = 5.0
+
 WAKE_SECONDS_MIN = 0.2
 """Between two rounds: somebody who sends batches without a past can't make us ask all the time."""
 
@@ -74,6 +77,7 @@ class Synchronizer:
         self._wanted: set[str] = set()
         self._answered: set[str] = set()
         self._pulling: set[str] = set()
+        self._turn = trio.Lock()
         self._wake = trio.Event()
         transport.serve(SYNC_PROTOCOL, self._handle_request)
 
@@ -125,16 +129,32 @@ class Synchronizer:
         probe = encode_probe(compute_frontier_digest(self._replica))
         theirs = decode_frontier(await self._ask(peer_id, probe))
         total = 0
-        while locators := compute_locators(self._replica, theirs, self._list_ignored_logs()):
-            piece = decode_piece(await self._ask(peer_id, encode_pull(locators)))
-            admitted = await self._ingest(piece.batches, peer_id)
+        has_more = 1
+        while has_more:
+            async with self._take_turn():
+                locators = compute_locators(self._replica, theirs, self._list_ignored_logs())
+                if not locators:
+                    break
+                piece = decode_piece(await self._ask(peer_id, encode_pull(locators)))
+                admitted = await self._ingest(piece.batches, peer_id)
             total += admitted
-            if not admitted or not piece.has_more:
-                break
+            has_more = piece.has_more and admitted
         self._answered.add(peer_id)
         for callback in self.on_answer:
             callback(peer_id)
         return total
+
+    @asynccontextmanager
+    async def _take_turn(self) -> AsyncIterator[None]:
+        """One peer's piece at a time, so that nothing is fetched from two; but nobody waits long for a slow peer."""
+        with trio.move_on_after(TURN_SECONDS_MAX):
+            await self._turn.acquire()
+        is_ours = self._turn.statistics().owner is trio.lowlevel.current_task()
+        try:
+            yield
+        finally:
+            if is_ours:
+                self._turn.release()
 
     async def _ask(self, peer_id: str, request: bytes) -> bytes:
         return await self._transport.request(peer_id, SYNC_PROTOCOL, request, REQUEST_SECONDS)
