@@ -300,9 +300,13 @@ class LedgerMember:
         for position, record_id in enumerate(introduction.ids):
             if mask >> position & 1:
                 self.submissions.discard(record_id)
-                event = self._final_events.pop(record_id, None)
-                if event is not None:
-                    event.set()
+                self._wake(record_id)
+
+    def _wake(self, record_id: bytes) -> None:
+        """Tell those who wait for the record that its fate is known."""
+        event = self._final_events.pop(record_id, None)
+        if event is not None:
+            event.set()
 
     async def _judge(self, introduction: Introduction, records: Sequence[Record]) -> None:
         """Check the signatures of the batch's records that are open here, and let the voter decide.
@@ -371,7 +375,8 @@ class LedgerMember:
         if self.is_silenced:
             return None
         records = self.submissions.take(self.compute_open_epochs(), self._clock())
-        self._wake_rejected()
+        for record_id in self.submissions.take_rejected():
+            self._wake(record_id)
         statements = self._compose_statements(records)
         if not statements:
             return None
@@ -404,9 +409,3 @@ class LedgerMember:
             records=records,
             statements=statements,
         )
-
-    def _wake_rejected(self) -> None:
-        for record_id in self.submissions.take_rejected():
-            event = self._final_events.pop(record_id, None)
-            if event is not None:
-                event.set()

@@ -1,7 +1,7 @@
 """A waiting room for batches whose past is not here yet, bounded for each member that signed them.
 
-A parked batch is not stored, counted or forwarded; when its parents have come, it is let in. What does not fit is
-dropped: anti-entropy brings it again.
+A parked batch is not stored or counted; when its parents have come, it is let in. Where there is no room the member's
+oldest are dropped: anti-entropy brings them again.
 """
 
 from __future__ import annotations
