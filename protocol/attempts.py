@@ -64,9 +64,11 @@ def may_commit(memory: SlotMemory, claim: Claim) -> bool:
 
 
 def may_promise(memory: SlotMemory, promised: Round) -> bool:
-    """True when the member has not promised as much before. What it said in that round or later hinders nobody:
-    it counts there, and its commits are reported."""
-    return memory.promised < promised
+    """True when the member has neither promised as much before nor committed in that round or later.
+
+    The second, because a promise reports the highest commit *below* its round, and only the highest is remembered.
+    """
+    return memory.promised < promised and (memory.committed is None or memory.committed.round < promised)
 
 
 def apply_vote(memory: SlotMemory, claim: Claim) -> SlotMemory:
@@ -85,15 +87,14 @@ def apply_promise(memory: SlotMemory, promised: Round) -> SlotMemory:
     return memory._replace(promised=max(memory.promised, promised))
 
 
-def compute_report(memory: SlotMemory, bound: Claim | None, promised: Round) -> Claim | None:
-    """What a promise reports: the member's highest commit below the promised round, or what binds it from the charter
-    versions before, whichever is higher.
+def compute_report(memory: SlotMemory, bound: Claim | None) -> Claim | None:
+    """What a promise reports: the member's highest commit, or the certificate that binds it from the charter versions
+    before, whichever is higher.
 
     Why both: a quorum of commits shares a correct member with every quorum of promises, and this one tells of it;
     over a change of the charter the certificate in the hand-over takes that member's place (spec 9.7).
     """
-    committed = memory.committed if memory.committed and memory.committed.round < promised else None
-    return max((claim for claim in (committed, bound) if claim is not None), default=None)
+    return max((claim for claim in (memory.committed, bound) if claim is not None), default=None)
 
 
 def compute_forced(reports: Iterable[Claim | None]) -> bytes | None:
