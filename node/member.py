@@ -31,6 +31,7 @@ from protocol.limits import SEEN_PER_BATCH_MAX, STATEMENTS_PER_BATCH_MAX
 from protocol.receipts import ProvableBatch, build_receipt
 from protocol.records import Record, decode_record, has_valid_signatures
 from protocol.replica import Admission, Introduction, Replica
+from protocol.rules import Circumstances
 from protocol.signatures import Signer
 from protocol.statements import Statement, VoteBatch
 from protocol.voting import Voter
@@ -93,6 +94,10 @@ class LedgerMember:
     def compute_open_epochs(self) -> range:
         """The epochs whose records this member votes for now, by its own clock."""
         return self.charter.compute_open_epochs(int(self._clock()))
+
+    def compute_circumstances(self) -> Circumstances:
+        """What this member judges records by, beside the ledger."""
+        return Circumstances(self.compute_open_epochs())
 
     def get_state(self, record_id: bytes) -> RecordState | None:
         """How far a record has come, or None for one that was never heard of."""
@@ -317,7 +322,7 @@ class LedgerMember:
         positions = [position for position, record in enumerate(records) if self.voter.is_undecided(record)]
         results = await check_all([records[position] for position in positions], has_valid_signatures)
         valid = sum(1 << position for position, good in zip(positions, results, strict=True) if good)
-        self.voter.handle_verified(introduction, valid, self.compute_open_epochs())
+        self.voter.handle_verified(introduction, valid, self.compute_circumstances())
 
     def _note_fault(self, peer: str, what: str) -> None:
         log.warning("peer %s sent %s", peer, what)
@@ -347,7 +352,7 @@ class LedgerMember:
             raise UserError("this node signs nothing at the moment; hand the record to another member's node")
         if not (await check_all([record], has_valid_signatures))[0]:
             raise Rejected(Reason.SIGNATURE_INVALID, "the record is not signed by its writer")
-        self.submissions.add(record, self.compute_open_epochs(), self._clock())
+        self.submissions.add(record, self.compute_circumstances(), self._clock())
         self._has_news.set()
         return record.id
 
@@ -374,7 +379,7 @@ class LedgerMember:
         """Sign, store and admit the next batch of our log, if there is anything to say; then hand it out."""
         if self.is_silenced:
             return None
-        records = self.submissions.take(self.compute_open_epochs(), self._clock())
+        records = self.submissions.take(self.compute_circumstances(), self._clock())
         for record_id in self.submissions.take_rejected():
             self._wake(record_id)
         statements = self._compose_statements(records)

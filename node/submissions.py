@@ -13,6 +13,7 @@ from node.errors import UserError
 from protocol.errors import WAITING_REASONS, Reason, Rejected
 from protocol.limits import BATCH_BYTES_MAX, RECORDS_PER_BATCH_MAX
 from protocol.records import Record, get_outgoing
+from protocol.rules import Circumstances
 from protocol.voting import Voter
 
 SUBMISSIONS_MAX = 8192
@@ -65,13 +66,13 @@ class Submissions:
         """The records of an account that wait here."""
         return [submission.record for submission in self._queue.values() if submission.record.account == account]
 
-    def add(self, record: Record, open_epochs: range, now: float) -> None:
+    def add(self, record: Record, circumstances: Circumstances, now: float) -> None:
         """Queue a record whose signatures hold. Raises: Rejected when it can never pass; Busy."""
         ledger = self._voter.replica.ledger
         if get_outgoing(record) and record.account not in ledger.balances:
             raise Rejected(Reason.FUNDS_MISSING, "the account has never received anything")
         try:
-            self._voter.check_introduction(record, open_epochs)
+            self._voter.check_introduction(record, circumstances)
         except Rejected as rejection:
             if rejection.reason not in WAITING_REASONS:
                 raise
@@ -83,7 +84,7 @@ class Submissions:
         self._queue[record.id] = Submission(record, now + WAITING_SECONDS_MAX)
         self._queued_of[record.scope] += 1
 
-    def take(self, open_epochs: range, now: float) -> list[Record]:
+    def take(self, circumstances: Circumstances, now: float) -> list[Record]:
         """The records that the next batch introduces, each checked once more at this moment."""
         taken: list[Record] = []
         size = 0
@@ -93,7 +94,7 @@ class Submissions:
                 self.discard(record_id)
                 continue
             try:
-                self._voter.check_introduction(record, open_epochs)
+                self._voter.check_introduction(record, circumstances)
             except Rejected as rejection:
                 if rejection.reason not in WAITING_REASONS or now > deadline:
                     self._reject(record_id, rejection)

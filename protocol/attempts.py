@@ -3,7 +3,7 @@
 Members vote and commit in rounds; the lowest is the ordinary one. When no record of a slot can reach a certificate,
 its owner asks for a new attempt: members promise to do nothing below it any more and report the highest certificate
 that they acted on; the owner proposes the record that a quorum of reports allows. This is single-decree PBFT with the
-slot's owner as the only proposer, so it needs no consensus among members (spec 5.6).
+slot's owner as the only proposer, so it needs no consensus among members.
 
 Here are the rules alone, as functions of what one member has said about one slot; no signature, weight or clock. The
 member's state machine (`voting.py`) and the exhaustive exploration of all schedules call the same functions.
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 TURN_SECONDS = 10
-"""Length of the first turn where a slot has several writers; each time all had theirs, it doubles (spec 5.8)."""
+"""Length of the first turn where a slot has several writers; each time all had theirs, it doubles."""
 
 
 class Round(NamedTuple):
@@ -92,7 +92,7 @@ def compute_report(memory: SlotMemory, bound: Claim | None) -> Claim | None:
     before, whichever is higher.
 
     Why both: a quorum of commits shares a correct member with every quorum of promises, and this one tells of it;
-    over a change of the charter the certificate in the hand-over takes that member's place (spec 9.7).
+    over a change of the charter the certificate in the hand-over takes that member's place.
     """
     return max((claim for claim in (memory.committed, bound) if claim is not None), default=None)
 
@@ -107,7 +107,7 @@ def compute_forced(reports: Iterable[Claim | None]) -> bytes | None:
 
 
 def compute_turn(attempt: int, writer_count: int) -> int:
-    """Which of a slot's writers, in their order, may ask for an attempt: they take turns (spec 5.8)."""
+    """Which of a slot's writers, in their order, may ask for an attempt: they take turns."""
     return attempt % writer_count
 
 

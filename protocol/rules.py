@@ -7,8 +7,8 @@ more of the ledger arrives.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Container
+from typing import Any, NamedTuple
 
 from protocol.errors import Reason, Rejected
 from protocol.identifiers import compute_account_id
@@ -32,15 +32,26 @@ from protocol.records import (
 from protocol.signatures import is_valid_signature
 
 
-def check_record(record: Record, ledger: Ledger, open_epochs: range) -> None:
+class Circumstances(NamedTuple):
+    """What a member knows beside the ledger when it judges a record; no two members need agree on it."""
+
+    open_epochs: range
+    """The epochs that its clock allows."""
+    ripe_requests: Container[bytes] = frozenset()
+    """Reclaim requests whose hold's grace has passed on its clock of running time."""
+    approved: Container[bytes] = frozenset()
+    """Amendments that its people approved by hand."""
+
+
+def check_record(record: Record, ledger: Ledger, circumstances: Circumstances) -> None:
     """Raise `Rejected` unless a correct member with this ledger may vote for the record now.
 
-    `open_epochs`: the epochs that the member's clock allows. The caller also checks the signatures, and that the
-    member voted for no other record in this slot.
+    The caller also checks the signatures, and that the member voted for no other record in this slot.
     """
     check_writer(record, ledger)
-    if record.epoch not in open_epochs:
-        raise Rejected(Reason.EPOCH_WRONG, f"signed for epoch {record.epoch}, now is {open_epochs[-1]}")
+    epochs = circumstances.open_epochs
+    if record.epoch not in epochs:
+        raise Rejected(Reason.EPOCH_WRONG, f"signed for epoch {record.epoch}, now is {epochs[-1]}")
     check_predecessor(record, ledger)
     for kind, name in get_named_records(record):
         if not ledger.is_applied(kind, name):

@@ -24,7 +24,7 @@ from protocol.finality import full_mask, iterate_positions
 from protocol.limits import STATEMENTS_PER_BATCH_MAX
 from protocol.records import Record
 from protocol.replica import Admission, Introduction, Replica
-from protocol.rules import check_record
+from protocol.rules import Circumstances, check_record
 from protocol.statements import Commit, CommitBatch, Statement, Vote, VoteBatch
 
 BATCH_REFERENCES_MAX = 2
@@ -59,13 +59,13 @@ class Voter:
             self._voted.pop(slot, None)
             self._committed.pop(slot, None)
 
-    def handle_verified(self, introduction: Introduction, valid: int, open_epochs: range) -> None:
+    def handle_verified(self, introduction: Introduction, valid: int, circumstances: Circumstances) -> None:
         """Judge the records of an admitted batch; bit i of `valid` says that record i's signatures hold."""
         for position in iterate_positions(valid):
             # A record that came before, perhaps with a broken signature, is judged where its weight is counted.
             original, original_position = introduction.aliases.get(position, (introduction, position))
             if original_position in original.records:
-                self._decide_vote(original, original_position, open_epochs)
+                self._decide_vote(original, original_position, circumstances)
 
     def is_undecided(self, record: Record) -> bool:
         """True while the record is not final and this member has not voted for it."""
@@ -96,13 +96,13 @@ class Voter:
 
     # -- judging ------------------------------------------------------------------------------------------------
 
-    def check_introduction(self, record: Record, open_epochs: range) -> None:
+    def check_introduction(self, record: Record, circumstances: Circumstances) -> None:
         """Raise `Rejected` unless this member may introduce the record and vote for it in its own next batch.
 
         A reason in `WAITING_REASONS` may pass when more of the ledger arrives. The caller has checked the signatures.
         """
         try:
-            check_record(record, self.replica.ledger, open_epochs)
+            check_record(record, self.replica.ledger, circumstances)
         except Rejected as rejection:
             if rejection.reason > Reason.SLOT_CONTESTED:
                 self._check_slot(record)
@@ -117,13 +117,13 @@ class Voter:
         if self._voted.get((record.scope, record.sequence), record.id) != record.id:
             raise Rejected(Reason.SLOT_CONTESTED, "this member voted for another record in that slot")
 
-    def _decide_vote(self, introduction: Introduction, position: int, open_epochs: range) -> None:
+    def _decide_vote(self, introduction: Introduction, position: int, circumstances: Circumstances) -> None:
         record = introduction.records[position]
         slot = (record.scope, record.sequence)
         if slot in self._voted:
             return
         try:
-            check_record(record, self.replica.ledger, open_epochs)
+            check_record(record, self.replica.ledger, circumstances)
         except Rejected:
             return
         self._voted[slot] = record.id

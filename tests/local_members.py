@@ -16,7 +16,7 @@ from protocol.records import Record, has_valid_signatures
 from protocol.replica import Admission, Replica
 from protocol.statements import Statement, VoteBatch
 from protocol.voting import Voter
-from tests.strategies import EPOCH_ONE, Federation, make_economy
+from tests.strategies import NOW, Federation, make_economy
 
 
 class Gathering:
@@ -72,14 +72,14 @@ class LocalMember(Gathering):
         self.number = number
         self.voter = Voter(self.replica, number)
         self.submitted: list[Record] = []
-        self.open_epochs = EPOCH_ONE
+        self.circumstances = NOW
         self._unseen: set[bytes] = set()
         self._is_replaying = False
 
     def submit(self, record: Record) -> None:
         """A wallet hands in a record. Raises: Rejected."""
         if self.voter.is_undecided(record) and record not in self.submitted:
-            self.voter.check_introduction(record, self.open_epochs)
+            self.voter.check_introduction(record, self.circumstances)
             self.voter.note_introduction(record)
             self.submitted.append(record)
 
@@ -99,7 +99,7 @@ class LocalMember(Gathering):
         introduction = self.replica.get_introduction(batch.id)
         if introduction is not None:
             valid = sum(1 << i for i, record in enumerate(batch.records) if has_valid_signatures(record))
-            self.voter.handle_verified(introduction, valid, self.open_epochs)
+            self.voter.handle_verified(introduction, valid, self.circumstances)
 
     def speak(self) -> Batch | None:
         """The next batch of the member's log, if it has anything to say."""
@@ -127,7 +127,7 @@ class LocalMember(Gathering):
     def restart(self) -> LocalMember:
         """The member as it is after a crash: computed anew from its stored batches alone."""
         again = LocalMember(self.federation, self.number)
-        again.open_epochs = self.open_epochs
+        again.circumstances = self.circumstances
         again.replay(self.batches.values())
         for batch in self.batches.values():
             again._judge(batch)

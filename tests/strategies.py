@@ -45,9 +45,10 @@ from protocol.records import (
     person_scope,
     sign_record,
 )
+from protocol.rules import Circumstances
 from protocol.statements import Statement
 
-EPOCH_ONE = range(1, 2)
+NOW = Circumstances(range(1, 2))
 ACCEPTABLE_USE = sha256(b"be kind").digest()
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -145,7 +145,7 @@ class OperatorActions:
     def _check(self, draft: RecordDraft) -> None:
         """Raises: Rejected when no correct member would vote for it, which is known before anything is signed."""
         unsigned = draft.assemble(self._charter.federation, [bytes(SIGNATURE_BYTES)] * len(draft.signers))
-        check_record(unsigned, self._ledger, self.member.compute_open_epochs())
+        check_record(unsigned, self._ledger, self.member.compute_circumstances())
 
     def _check_ready(self) -> None:
         if self.member.is_silenced:

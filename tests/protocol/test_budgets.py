@@ -8,7 +8,7 @@ from protocol.budgets import BUDGET_REQUEST_BYTES_MAX, decode_budget_request
 from protocol.errors import InvalidInput
 from protocol.records import Enrol, has_valid_signatures
 from tests.local_members import LocalMember
-from tests.strategies import make_economy, make_federation, make_id
+from tests.strategies import NOW, make_economy, make_federation, make_id
 
 FEDERATION = make_federation()
 CHARTER = FEDERATION.charter
@@ -29,7 +29,7 @@ def test_the_member_completes_the_enrolment_that_the_person_signed():
     assert has_valid_signatures(record)
     assert record.body == Enrol(1, APPLICANT.account)
     assert record.account == REQUEST.tag
-    LocalMember(FEDERATION, 2).voter.check_introduction(record, range(1, 2))
+    LocalMember(FEDERATION, 2).voter.check_introduction(record, NOW)
 
 
 def test_every_changed_byte_is_refused():

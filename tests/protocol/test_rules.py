@@ -13,13 +13,13 @@ import pytest
 from protocol.errors import WAITING_REASONS, Reason, Rejected
 from protocol.ledger import Ledger
 from protocol.records import Draw, Grant, Kind, Output, Record, account_scope
-from protocol.rules import check_record, check_writer
+from protocol.rules import Circumstances, check_record, check_writer
 from tests.local_members import LocalMember
 from tests.strategies import make_federation, make_id, make_key
 
 FEDERATION = make_federation()
 NOW = 3
-OPEN = range(NOW, NOW + 1)
+OPEN = Circumstances(range(NOW, NOW + 1))
 ALICE, BOB, DONOR, STRANGER = (FEDERATION.person(name) for name in ("alice", "bob", "donor", "stranger"))
 OWN, OTHER = FEDERATION.member(1), FEDERATION.member(2)
 

@@ -246,7 +246,7 @@ def test_two_references_to_a_batch_are_followed_by_single_statements():
     assert held is not None
     said = []
     for position in range(6):
-        member.voter.handle_verified(held, 1 << position, member.open_epochs)
+        member.voter.handle_verified(held, 1 << position, member.circumstances)
         statements = member.voter.take_statements()
         said += statements
     assert [type(statement) for statement in said] == [VoteBatch] * BATCH_REFERENCES_MAX + [Vote] * 4
@@ -296,7 +296,7 @@ def test_a_vote_that_was_said_binds_after_a_restart():
     again.receive(introduce(second, after=batch))
     assert not again.voter.has_statements
     with pytest.raises(Rejected) as caught:
-        again.voter.check_introduction(second, again.open_epochs)
+        again.voter.check_introduction(second, again.circumstances)
     assert caught.value.reason is Reason.SLOT_CONTESTED
 
 

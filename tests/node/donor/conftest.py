@@ -43,7 +43,7 @@ from protocol.records import (
     sign_record,
 )
 from protocol.replica import Replica
-from protocol.rules import check_record
+from protocol.rules import Circumstances, check_record
 from protocol.statements import CommitBatch, VoteBatch
 
 WORDS = " ".join(["abandon"] * 23 + ["art"])
@@ -92,7 +92,7 @@ class FakeNode:
     def make_final(self, record):
         if self.replica.locate(record.id) is None:
             assert has_valid_signatures(record)
-            check_record(record, self.replica.ledger, range(self.epoch, self.epoch + 1))
+            check_record(record, self.replica.ledger, Circumstances(range(self.epoch, self.epoch + 1)))
             batch = build_batch(
                 self.charter,
                 self.vote_key,

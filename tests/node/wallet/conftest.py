@@ -39,6 +39,7 @@ from protocol.records import (
     sign_record,
 )
 from protocol.replica import Replica
+from protocol.rules import Circumstances
 from protocol.statements import VoteBatch
 from protocol.voting import Voter
 
@@ -104,7 +105,7 @@ class Federation:
             if not has_valid_signatures(record):
                 raise Rejected(Reason.SIGNATURE_INVALID)
             try:
-                self.voter.check_introduction(record, self.epochs)
+                self.voter.check_introduction(record, Circumstances(self.epochs))
             except Rejected as rejection:
                 if rejection.reason in WAITING_REASONS:
                     return record
