@@ -26,6 +26,7 @@ from node.submissions import Submissions
 from node.verification import check_all
 from protocol.batches import Batch, LogPosition, build_batch, decode_batch, is_signed_batch
 from protocol.charter import FoundedCharter
+from protocol.detection import Evidence, find_evidence
 from protocol.errors import InvalidInput, Reason, Rejected
 from protocol.limits import SEEN_PER_BATCH_MAX, STATEMENTS_PER_BATCH_MAX
 from protocol.receipts import ProvableBatch, build_receipt
@@ -126,6 +127,10 @@ class LedgerMember:
     def build_receipt(self, record_id: bytes) -> bytes | None:
         """The receipt of finality, once there is one."""
         return build_receipt(self.replica, record_id, self._provable) if self.replica.is_final(record_id) else None
+
+    def find_evidence(self) -> list[Evidence]:
+        """The proofs of wrongdoing that the batches hold; takes a pass over the log when a slot is contested."""
+        return find_evidence(self.replica, self._provable)
 
     def read_batch_bytes(self, batch_id: bytes) -> bytes:
         """A stored batch, as it was received."""
