@@ -134,6 +134,11 @@ class Ledger:
         head = self.heads.get(scope)
         return head.sequence + 1 if head else 0
 
+    def is_decided(self, scope: bytes, sequence: int) -> bool:
+        """True when a record in this slot has applied, or is final and waits."""
+        head = self.heads.get(scope)
+        return (head is not None and sequence <= head.sequence) or sequence in self._waiting.get(scope, ())
+
     def is_funded(self, account: bytes, outgoing: dict[Lot, int]) -> bool:
         """True when every lot suffices."""
         lots = self.balances.get(account, {})

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+from protocol.attempts import Round
 from protocol.batches import (
     HEADER_BYTES_MAX,
     Batch,
@@ -219,14 +220,14 @@ def build_receipt(replica: Replica, record_id: bytes, fetch: Callable[[bytes], P
 def _choose_commits(replica: Replica, located: Iterable[tuple[Introduction, int]]) -> list[tuple[int, int, bytes, int]]:
     """(introduction number, member, batch, statement position) of a quorum in the first round that has one."""
     weights = replica.charter.weights
-    by_attempt: dict[int, dict[int, tuple[int, int, bytes, int]]] = {}
+    by_round: dict[Round, dict[int, tuple[int, int, bytes, int]]] = {}
     for number, (introduction, position) in enumerate(located):
         for spoken in introduction.commit_statements:
             if spoken.mask >> position & 1:
-                members = by_attempt.setdefault(spoken.attempt, {})
+                members = by_round.setdefault(spoken.round, {})
                 members.setdefault(spoken.member, (number, spoken.member, spoken.batch, spoken.position))
-    for attempt in sorted(by_attempt):
-        heaviest = sorted(by_attempt[attempt].values(), key=lambda item: (item[0], -weights[item[1]], item[1]))
+    for commit_round in sorted(by_round):
+        heaviest = sorted(by_round[commit_round].values(), key=lambda item: (item[0], -weights[item[1]], item[1]))
         chosen, weight = [], 0
         for commit in heaviest:
             chosen.append(commit)

@@ -10,21 +10,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from protocol.batches import Batch
+from protocol.attempts import Claim, Round
+from protocol.batches import Batch, Header
 from protocol.charter import Charter
 from protocol.codec import encode
+from protocol.contests import Contest, Place, PromiseGiven, Slot
 from protocol.equivocation import ForkEvidence, build_fork_evidence
 from protocol.finality import CommitStatement, Tally, full_mask, iterate_positions
 from protocol.identifiers import Tag
 from protocol.ledger import Ledger
 from protocol.merkle import compute_leaf, compute_root
 from protocol.records import Record
-from protocol.statements import Commit, CommitBatch, Statement, Vote, VoteBatch
+from protocol.statements import (
+    Commit,
+    CommitBatch,
+    Promise,
+    Proposal,
+    Statement,
+    Unlock,
+    UnlockRequest,
+    Vote,
+    VoteBatch,
+    decode_slot_proposal,
+    decode_unlock_request,
+    encode_signed,
+)
 
-Round = tuple[int, bytes, int]
-"""Votes that add up: (attempt, batch and position of the proposal); (0, none, 0) for the first attempt."""
-
-FIRST_ROUND: Round = (0, b"", 0)
+Ballot = tuple[Round, bytes, int]
+"""Votes that add up: the round, batch and position of the owner's proposal; none and 0 at attempt 0."""
 
 FetchBatch = Callable[[bytes], Batch]
 """Reads an admitted batch from the store by its id."""
@@ -40,9 +53,8 @@ class Introduction:
         self.ids = tuple([record.id for record in batch.records])
         self.records: dict[int, Record] = dict(enumerate(batch.records))
         """Position -> record, until it is final."""
-        self.votes: dict[Round, Tally] = {}
-        self.commits: dict[int, Tally] = {}
-        """Attempt -> tally."""
+        self.votes: dict[Ballot, Tally] = {}
+        self.commits: dict[Round, Tally] = {}
         self.commit_statements: list[CommitStatement] = []
         self.final = 0
         """Positions that are final."""
@@ -65,8 +77,8 @@ class Admission(NamedTuple):
 
     batch: Batch
     introduction: Introduction | None
-    certified: list[tuple[Introduction, int]]
-    """Records that got a certificate at attempt 0, as masks of positions."""
+    certified: list[tuple[Introduction, int, Round]]
+    """Records that got a certificate, as masks of positions, and in which round."""
     final: list[tuple[Introduction, int]]
     applied: list[Record]
     touched: list[bytes]
@@ -92,6 +104,17 @@ class Replica:
         """Those that hold a record which is not final."""
         self._located: dict[bytes, tuple[Introduction, int]] = {}
         self._repeated: dict[bytes, list[tuple[Introduction, int]]] = {}
+        self.contests: dict[Slot, Contest] = {}
+        """Slots that somebody asked to unlock, until they are decided."""
+        self._claimed: dict[Slot, tuple[Introduction, int]] = {}
+        """The first record of each open slot that came here."""
+        self._rivals: dict[Slot, list[tuple[Introduction, int]]] = {}
+        """Open slots with several records: where all of them stand."""
+        self._requests: dict[Place, UnlockRequest] = {}
+        self.double_finals: dict[Slot, set[bytes]] = {}
+        """Slots in which a record became final after another one: more was faulty than the quorum tolerates."""
+        self._losers: dict[bytes, Record] = {}
+        """Records whose slot went to another one."""
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -138,6 +161,29 @@ class Replica:
         located = self._located.get(record_id)
         return located is not None and bool(located[0].final >> located[1] & 1)
 
+    def get_claim_places(self, slot: Slot) -> list[tuple[Introduction, int]]:
+        """Where the records that claim an open slot stand; none once it is decided."""
+        claimed = self._claimed.get(slot)
+        return self._rivals.get(slot) or ([claimed] if claimed else [])
+
+    def get_claims(self, slot: Slot) -> list[Record]:
+        """The records that claim an open slot, in the order in which they came here."""
+        return [introduction.records[position] for introduction, position in self.get_claim_places(slot)]
+
+    def get_request(self, place: Place) -> UnlockRequest | None:
+        """The unlock request that stands at this place, while its slot is open."""
+        return self._requests.get(place)
+
+    def is_certified(self, slot: Slot, claim: Claim) -> bool:
+        """True when votes of a quorum in the claim's round stand behind its record, which claims this open slot."""
+        located = self._located.get(claim.record)
+        if located is None or located not in self.get_claim_places(slot):
+            return False
+        introduction, position = located
+        return any(
+            ballot[0] == claim.round and tally.reached >> position & 1 for ballot, tally in introduction.votes.items()
+        )
+
     def get_frontier(self) -> dict[int, tuple[bytes, ...]]:
         """The heads of every log that is not empty, sorted: two closed sets are equal when these are."""
         return {member: tuple(sorted(heads)) for member, heads in self.heads.items() if heads}
@@ -157,7 +203,7 @@ class Replica:
         fork = self._extend_log(batch, fetch)
         admission = Admission(batch, self._introduce(batch), [], [], [], [], fork)
         for position, statement in enumerate(batch.statements):
-            self._count(header.member, batch.id, position, statement, admission)
+            self._count(header, batch.id, position, statement, admission)
         return admission
 
     def _extend_log(self, batch: Batch, fetch: FetchBatch) -> ForkEvidence | None:
@@ -178,19 +224,49 @@ class Replica:
             return None
         introduction = Introduction(batch)
         self._introductions[batch.id] = introduction
-        for position, record_id in enumerate(introduction.ids):
-            located = self._located.setdefault(record_id, (introduction, position))
-            if located[0] is not introduction:
+        for position, record in enumerate(batch.records):
+            place = (introduction, position)
+            located = self._located.setdefault(record.id, place)
+            if located is not place:
                 introduction.aliases[position] = located
                 del introduction.records[position]
-                self._repeated.setdefault(record_id, []).append((introduction, position))
+                self._repeated.setdefault(record.id, []).append(place)
+            elif self.ledger.is_decided(record.scope, record.sequence):
+                self._losers[record.id] = introduction.records.pop(position)
+            else:
+                self._claim((record.scope, record.sequence), place)
         if introduction.records:
             self._open[batch.id] = introduction
         return introduction
 
-    def _count(self, member: int, batch_id: bytes, position: int, statement: Statement, admission: Admission) -> None:
-        """Count a vote or commit; the batch that it speaks of is here, as a parent of the one that carries it."""
+    def _claim(self, slot: Slot, place: tuple[Introduction, int]) -> None:
+        first = self._claimed.setdefault(slot, place)
+        if first is not place:
+            self._rivals.setdefault(slot, [first]).append(place)
+
+    def _decide(self, record: Record) -> None:
+        """The record is final: its rivals never will be, and nobody need unlock its slot."""
+        slot = (record.scope, record.sequence)
+        self._claimed.pop(slot, None)
+        for introduction, position in self._rivals.pop(slot, ()):
+            rival = introduction.records.pop(position, None)
+            if rival is not None:
+                self._losers[rival.id] = rival
+                self._close_if_done(introduction)
+        contest = self.contests.pop(slot, None)
+        for place in contest.requests if contest else ():
+            del self._requests[place]
+
+    def _close_if_done(self, introduction: Introduction) -> None:
+        if not introduction.records:
+            self._open.pop(introduction.batch, None)
+
+    def _count(
+        self, header: Header, batch_id: bytes, position: int, statement: Statement, admission: Admission
+    ) -> None:
+        """Count a statement; the batch that it speaks of is here, as a parent of the one that carries it."""
         if not isinstance(statement, (VoteBatch, CommitBatch, Vote, Commit)):
+            self._note_unlocking(header, (batch_id, position), statement)
             return
         introduction = self._introductions.get(statement.batch or batch_id)
         if introduction is None:
@@ -200,15 +276,35 @@ class Replica:
             mask, attempt = everything & ~statement.excluded, 0
         else:
             mask, attempt = everything & 1 << statement.position, statement.attempt
+        spoken_round = Round(header.charter_version, attempt)
         if isinstance(statement, (VoteBatch, Vote)):
-            vote_round = FIRST_ROUND
+            ballot: Ballot = (spoken_round, b"", 0)
             if isinstance(statement, Vote) and attempt:
-                vote_round = (attempt, statement.proposal_batch or batch_id, statement.proposal_position)
-            self._count_votes(member, vote_round, introduction, mask, admission)
+                ballot = (spoken_round, statement.proposal_batch or batch_id, statement.proposal_position)
+            self._count_votes(header.member, ballot, introduction, mask, admission)
         else:
-            spoken = CommitStatement(member, batch_id, position, attempt, mask)
+            spoken = CommitStatement(header.member, batch_id, position, spoken_round, mask)
             introduction.commit_statements.append(spoken)
-            self._count_commits(member, attempt, introduction, mask, admission)
+            self._count_commits(header.member, spoken_round, introduction, mask, admission)
+
+    def _note_unlocking(self, header: Header, place: Place, statement: Statement) -> None:
+        """Keep what frees an open slot: requests and proposals of whoever signed them, and promises (spec 5.6)."""
+        match statement:
+            case Unlock():
+                request = decode_unlock_request(statement.request)
+                if not self.ledger.is_decided(*request.slot):
+                    self._requests[place] = request
+                    self.contests.setdefault(request.slot, Contest()).requests[place] = request
+            case Proposal():
+                proposal = decode_slot_proposal(statement.proposal)
+                if not self.ledger.is_decided(*proposal.slot):
+                    self.contests.setdefault(proposal.slot, Contest()).proposals[place] = proposal
+            case Promise():
+                answered = self._requests.get((statement.unlock_batch or place[0], statement.unlock_position))
+                if answered is not None:
+                    promised = Round(header.charter_version, answered.attempt)
+                    promise = PromiseGiven(header.member, statement.report)
+                    self.contests[answered.slot].note_promise(promised, place[0], promise)
 
     def _split_aliases(self, introduction: Introduction, mask: int) -> Iterable[tuple[Introduction, int]]:
         """Where the weight of `mask` is counted: here, or where a repeated record was introduced first."""
@@ -219,30 +315,35 @@ class Replica:
         yield introduction, mask
 
     def _count_votes(
-        self, member: int, vote_round: Round, introduction: Introduction, mask: int, admission: Admission
+        self, member: int, ballot: Ballot, introduction: Introduction, mask: int, admission: Admission
     ) -> None:
         weight = self.charter.weights[member]
         for counted, positions in self._split_aliases(introduction, mask):
-            tally = counted.votes.setdefault(vote_round, Tally())
+            tally = counted.votes.setdefault(ballot, Tally())
             reached = tally.add(member, weight, positions, self.charter.quorum)
-            if reached and vote_round == FIRST_ROUND:
-                admission.certified.append((counted, reached))
+            if reached:
+                admission.certified.append((counted, reached, ballot[0]))
 
     def _count_commits(
-        self, member: int, attempt: int, introduction: Introduction, mask: int, admission: Admission
+        self, member: int, spoken_round: Round, introduction: Introduction, mask: int, admission: Admission
     ) -> None:
         weight = self.charter.weights[member]
         for counted, positions in self._split_aliases(introduction, mask):
-            tally = counted.commits.setdefault(attempt, Tally())
+            tally = counted.commits.setdefault(spoken_round, Tally())
             reached = tally.add(member, weight, positions, self.charter.quorum) & ~counted.final
             if reached:
                 counted.final |= reached
                 admission.final.append((counted, reached))
                 for position in iterate_positions(reached):
+                    record = counted.records.pop(position, None)
+                    if record is None:
+                        loser = self._losers[counted.ids[position]]
+                        self.double_finals.setdefault((loser.scope, loser.sequence), set()).add(loser.id)
+                        continue
                     self.final_count += 1
-                    admission.applied.extend(self.ledger.offer(counted.records.pop(position)))
-                if not counted.records:
-                    del self._open[counted.batch]
+                    self._decide(record)
+                    admission.applied.extend(self.ledger.offer(record))
+                self._close_if_done(counted)
 
     # -- comparing ----------------------------------------------------------------------------------------------
 
@@ -252,18 +353,30 @@ class Replica:
         for introduction in self._open.values():
             for position in introduction.records:
                 leaves += _open_leaves(introduction, position)
+        for contest in self.contests.values():
+            leaves += _contest_leaves(contest)
         return compute_root(sorted(leaves))
+
+
+def _contest_leaves(contest: Contest) -> list[bytes]:
+    facts: list[tuple[object, ...]] = [("unlock", *place, encode_signed(it)) for place, it in contest.requests.items()]
+    facts += [("proposal", *place, encode_signed(it)) for place, it in contest.proposals.items()]
+    for promised, given in contest.promises.items():
+        for batch, (member, report) in given.items():
+            reported = (*report.round, report.record) if report else ()
+            facts.append(("promise", batch, *promised, member, reported))
+    return [compute_leaf(Tag.STATE_LEAF, encode(fact)) for fact in facts]
 
 
 def _open_leaves(introduction: Introduction, position: int) -> list[bytes]:
     record_id = introduction.ids[position]
     facts: list[tuple[object, ...]] = [("open", record_id)]
-    for vote_round, tally in introduction.votes.items():
+    for (vote_round, *proposal), tally in introduction.votes.items():
         members = tuple(sorted(m for m, mask in tally.masks.items() if mask >> position & 1))
         if members:
-            facts.append(("votes", record_id, *vote_round, members))
-    for attempt, tally in introduction.commits.items():
+            facts.append(("votes", record_id, *vote_round, *proposal, members))
+    for commit_round, tally in introduction.commits.items():
         members = tuple(sorted(m for m, mask in tally.masks.items() if mask >> position & 1))
         if members:
-            facts.append(("commits", record_id, attempt, members))
+            facts.append(("commits", record_id, *commit_round, members))
     return [compute_leaf(Tag.STATE_LEAF, encode(fact)) for fact in facts]

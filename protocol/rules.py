@@ -22,6 +22,7 @@ from protocol.records import (
     Output,
     Program,
     Record,
+    ScopeKind,
     Settle,
     Sponsor,
     Transfer,
@@ -37,6 +38,8 @@ class Circumstances(NamedTuple):
 
     open_epochs: range
     """The epochs that its clock allows."""
+    running_seconds: int = 0
+    """Its clock of running time: seconds for which it ran since its first start."""
     ripe_requests: Container[bytes] = frozenset()
     """Reclaim requests whose hold's grace has passed on its clock of running time."""
     approved: Container[bytes] = frozenset()
@@ -88,6 +91,19 @@ def check_writer(record: Record, ledger: Ledger) -> None:
             is_writer = hold is None or compute_account_id(charter.federation, signer) == hold.payee
     if not is_writer:
         raise Rejected(Reason.WRITER_WRONG, "the signer may not write in this slot")
+
+
+def find_turn(ledger: Ledger, scope: bytes, signer: bytes) -> tuple[int, int] | None:
+    """(place of the signer among the scope's writers, how many there are), or None when it may not write there."""
+    charter, owner = ledger.charter, scope[1:]
+    if scope[0] == ScopeKind.HOLD:
+        hold = ledger.holds.get(owner)
+        account = compute_account_id(charter.federation, signer)
+        return (int(account == hold.payee), 2) if hold and account in (hold.payer, hold.payee) else None
+    if scope[0] == ScopeKind.ACCOUNT:
+        return (0, 1) if compute_account_id(charter.federation, signer) == owner else None
+    members = [member.member_key for member in charter.fields.members]
+    return (members.index(signer), len(members)) if signer in members else None
 
 
 def check_predecessor(record: Record, ledger: Ledger) -> None:
