@@ -402,7 +402,7 @@ class LedgerMember:
         return [VoteBatch(b"", 0), *statements] if records else statements
 
     def _sign(self, records: list[Record], statements: list[Statement]) -> Batch:
-        log_entries = self.replica.logs[self.number]
+        log_entries = self.replica.get_log((self.number, self.voter.version))
         index = len(log_entries)
         return build_batch(
             self.charter,

@@ -25,7 +25,7 @@ _EVIDENCE = items(*_SIGNED_HEADER, *_SIGNED_HEADER)
 
 
 class ForkEvidence(NamedTuple):
-    """Two signed headers of one member with one index; the one with the lower id comes first."""
+    """Two signed headers of one log with one index; the one with the lower id comes first."""
 
     first_header: bytes
     first_signature: bytes
@@ -40,7 +40,7 @@ class ForkEvidence(NamedTuple):
 def build_fork_evidence(left: Batch, right: Batch) -> ForkEvidence:
     """The proof made of two batches with one place in one log."""
     assert left.id != right.id
-    assert (left.header.member, left.header.index) == (right.header.member, right.header.index)
+    assert left.header[:3] == right.header[:3], "charter version, member and index"
     first, second = sorted((left, right), key=lambda batch: batch.id)
     return ForkEvidence(first.header_bytes, first.signature, second.header_bytes, second.signature)
 
@@ -53,7 +53,7 @@ def verify_fork_evidence(charter: Charter, encoded: bytes) -> int:
     second_id = compute_batch_id(charter.federation, evidence.second_header)
     if first_id >= second_id:
         raise InvalidInput("the two headers must differ, the lower id first")
-    if (first.member, first.index) != (second.member, second.index):
+    if first[:3] != second[:3]:  # charter version, member and index
         raise InvalidInput("the two headers don't claim one place in one log")
     if not is_signed_header(charter, first, first_id, evidence.first_signature):
         raise InvalidInput("the first header is not signed by its member")

@@ -102,6 +102,7 @@ class Ledger:
 
     def __init__(self, charter: Charter) -> None:
         self.charter = charter
+        self.charters = {charter.version: charter}
         self.balances: dict[bytes, dict[Lot, int]] = {}
         self.heads: dict[bytes, Head] = {}
         self.programs: dict[bytes, ProgramState] = {}

@@ -22,6 +22,7 @@ from protocol.ledger import Ledger
 from protocol.merkle import compute_leaf, compute_root
 from protocol.records import Record
 from protocol.statements import (
+    Adopt,
     Commit,
     CommitBatch,
     Promise,
@@ -35,6 +36,9 @@ from protocol.statements import (
     decode_unlock_request,
     encode_signed,
 )
+
+LogName = tuple[int, int]
+"""(member, charter version): each member starts a new log with each version, under a vote key of its own (spec 9.7)."""
 
 Ballot = tuple[Round, bytes, int]
 """Votes that add up: the round, batch and position of the owner's proposal; none and 0 at attempt 0."""
@@ -62,12 +66,17 @@ class Introduction:
         """Positions whose record another batch introduced here before: all weight is counted there."""
 
 
+def get_log_name(header: Header) -> LogName:
+    """The log in which the batch stands."""
+    return header.member, header.charter_version
+
+
 class LogEntry(NamedTuple):
     """What a replica remembers of a batch; its bytes are in the store."""
 
     number: int
     """Order of admission at this replica: parents always have lower numbers."""
-    member: int
+    log: LogName
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a header
     parents: tuple[bytes, ...]
 
@@ -89,16 +98,20 @@ class Replica:
     """The set of admitted batches and its state."""
 
     def __init__(self, charter: Charter) -> None:
-        self.charter = charter
         self.federation = charter.federation
         self.ledger = Ledger(charter)
+        self.version = charter.version
+        """The charter version in force: a quorum of the version before has adopted it."""
         self.entries: dict[bytes, LogEntry] = {}
-        self.logs: dict[int, dict[int, list[bytes]]] = {number: {} for number in charter.members}
-        """Member -> index -> ids of its batches there; more than one is a fork."""
-        self.heads: dict[int, set[bytes]] = {number: set() for number in charter.members}
-        """Member -> batches of its log that no other batch of it continues."""
+        self.logs: dict[LogName, dict[int, list[bytes]]] = {}
+        """Log -> index -> ids of its batches there; more than one is a fork."""
+        self.heads: dict[LogName, set[bytes]] = {}
+        """Log -> its batches that no other batch of it continues."""
         self.forks: dict[int, ForkEvidence] = {}
+        """Member -> the first proof that it forked a log of its."""
+        self.forked_logs: set[LogName] = set()
         self.final_count = 0
+        self._adopters: dict[Adopt, set[int]] = {}
         self._introductions: dict[bytes, Introduction] = {}
         self._open: dict[bytes, Introduction] = {}
         """Those that hold a record which is not final."""
@@ -118,6 +131,11 @@ class Replica:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
+    @property
+    def charter(self) -> Charter:
+        """The charter in force."""
+        return self.ledger.charters[self.version]
+
     def __contains__(self, batch_id: object) -> bool:
         return batch_id in self.entries
 
@@ -126,7 +144,7 @@ class Replica:
         return [parent for parent in batch.parents if parent not in self.entries]
 
     def is_linked(self, batch: Batch, arriving: Mapping[bytes, Batch]) -> bool:
-        """True when `prev` is the batch of the same log at the index before; its parents are here or `arriving`.
+        """True when `prev` is the batch of the same log at the index before; it is here or `arriving`.
 
         Without this a member could branch its log at two different indexes, and no proof would convict it.
         """
@@ -135,9 +153,9 @@ class Replica:
             return True
         entry = self.entries.get(header.prev)
         if entry is not None:
-            return (entry.member, entry.index) == (header.member, header.index - 1)
+            return (entry.log, entry.index) == (get_log_name(header), header.index - 1)
         before = arriving[header.prev].header
-        return (before.member, before.index) == (header.member, header.index - 1)
+        return (get_log_name(before), before.index) == (get_log_name(header), header.index - 1)
 
     def get_introduction(self, batch_id: bytes) -> Introduction | None:
         """The records of an admitted batch."""
@@ -184,9 +202,25 @@ class Replica:
             ballot[0] == claim.round and tally.reached >> position & 1 for ballot, tally in introduction.votes.items()
         )
 
-    def get_frontier(self) -> dict[int, tuple[bytes, ...]]:
-        """The heads of every log that is not empty, sorted: two closed sets are equal when these are."""
-        return {member: tuple(sorted(heads)) for member, heads in self.heads.items() if heads}
+    def get_log(self, log: LogName) -> dict[int, list[bytes]]:
+        """Index -> ids of the batches there; empty for a log that nobody began."""
+        return self.logs.get(log, {})
+
+    def find_certificates(self) -> dict[Slot, Claim]:
+        """The highest certificate of each open slot that has one."""
+        highest: dict[Slot, Claim] = {}
+        for introduction in self._open.values():
+            for ballot, tally in introduction.votes.items():
+                for position in iterate_positions(tally.reached):
+                    record = introduction.records.get(position)
+                    if record is not None:
+                        slot, claim = (record.scope, record.sequence), Claim(ballot[0], record.id)
+                        highest[slot] = max(claim, highest.get(slot, claim))
+        return highest
+
+    def get_frontier(self) -> dict[LogName, tuple[bytes, ...]]:
+        """The heads of every log, sorted: two closed sets are equal when these are."""
+        return {log: tuple(sorted(heads)) for log, heads in self.heads.items()}
 
     # -- growing ------------------------------------------------------------------------------------------------
 
@@ -208,15 +242,18 @@ class Replica:
 
     def _extend_log(self, batch: Batch, fetch: FetchBatch) -> ForkEvidence | None:
         header = batch.header
-        self.entries[batch.id] = LogEntry(len(self.entries), header.member, header.index, batch.parents)
-        siblings = self.logs[header.member].setdefault(header.index, [])
+        log = get_log_name(header)
+        self.entries[batch.id] = LogEntry(len(self.entries), log, header.index, batch.parents)
+        siblings = self.logs.setdefault(log, {}).setdefault(header.index, [])
         siblings.append(batch.id)
-        heads = self.heads[header.member]
+        heads = self.heads.setdefault(log, set())
         heads.discard(header.prev)
         heads.add(batch.id)
-        if len(siblings) > 1 and header.member not in self.forks:
-            self.forks[header.member] = build_fork_evidence(fetch(siblings[0]), batch)
-            return self.forks[header.member]
+        if len(siblings) > 1:
+            self.forked_logs.add(log)
+            if header.member not in self.forks:
+                self.forks[header.member] = build_fork_evidence(fetch(siblings[0]), batch)
+                return self.forks[header.member]
         return None
 
     def _introduce(self, batch: Batch) -> Introduction | None:
@@ -266,7 +303,10 @@ class Replica:
     ) -> None:
         """Count a statement; the batch that it speaks of is here, as a parent of the one that carries it."""
         if not isinstance(statement, (VoteBatch, CommitBatch, Vote, Commit)):
-            self._note_unlocking(header, (batch_id, position), statement)
+            if isinstance(statement, Adopt):
+                self._note_adoption(header, statement)
+            else:
+                self._note_unlocking(header, (batch_id, position), statement)
             return
         introduction = self._introductions.get(statement.batch or batch_id)
         if introduction is None:
@@ -286,6 +326,19 @@ class Replica:
             spoken = CommitStatement(header.member, batch_id, position, spoken_round, mask)
             introduction.commit_statements.append(spoken)
             self._count_commits(header.member, spoken_round, introduction, mask, admission)
+
+    def _note_adoption(self, header: Header, adopt: Adopt) -> None:
+        if adopt.charter_version == header.charter_version + 1:
+            self._adopters.setdefault(adopt, set()).add(header.member)
+            self._advance()
+
+    def _advance(self) -> None:
+        """Versions come into force one after the other, each by the quorum of the one before."""
+        while (after := self.ledger.charters.get(self.version + 1)) is not None:
+            adopters = self._adopters.get(Adopt(after.version, after.id), set())
+            if sum(self.charter.weights[member] for member in adopters) < self.charter.quorum:
+                return
+            self.version = after.version
 
     def _note_unlocking(self, header: Header, place: Place, statement: Statement) -> None:
         """Keep what frees an open slot: requests and proposals of whoever signed them, and promises (spec 5.6)."""
@@ -317,20 +370,22 @@ class Replica:
     def _count_votes(
         self, member: int, ballot: Ballot, introduction: Introduction, mask: int, admission: Admission
     ) -> None:
-        weight = self.charter.weights[member]
+        charter = self.ledger.charters[ballot[0].version]
+        weight = charter.weights[member]
         for counted, positions in self._split_aliases(introduction, mask):
             tally = counted.votes.setdefault(ballot, Tally())
-            reached = tally.add(member, weight, positions, self.charter.quorum)
+            reached = tally.add(member, weight, positions, charter.quorum)
             if reached:
                 admission.certified.append((counted, reached, ballot[0]))
 
     def _count_commits(
         self, member: int, spoken_round: Round, introduction: Introduction, mask: int, admission: Admission
     ) -> None:
-        weight = self.charter.weights[member]
+        charter = self.ledger.charters[spoken_round.version]
+        weight = charter.weights[member]
         for counted, positions in self._split_aliases(introduction, mask):
             tally = counted.commits.setdefault(spoken_round, Tally())
-            reached = tally.add(member, weight, positions, self.charter.quorum) & ~counted.final
+            reached = tally.add(member, weight, positions, charter.quorum) & ~counted.final
             if reached:
                 counted.final |= reached
                 admission.final.append((counted, reached))
@@ -344,6 +399,7 @@ class Replica:
                     self._decide(record)
                     admission.applied.extend(self.ledger.offer(record))
                 self._close_if_done(counted)
+                self._advance()
 
     # -- comparing ----------------------------------------------------------------------------------------------
 

@@ -109,7 +109,8 @@ class Adopt(NamedTuple):
     """The member's last statement under the charter version before `charter_version`."""
 
     charter_version: int
-    amendment: bytes
+    charter: bytes
+    """Id of that version."""
 
 
 class Checkpoint(NamedTuple):

@@ -6,7 +6,7 @@ and asks it for the statements of the next batch. What a correct member never do
 - vote for two records of one slot in one round, or commit to two;
 - vote before the slot before has applied in its own fold, or without the funds there;
 - commit without a certificate;
-- say anything in a round below one that it promised to leave;
+- say anything in a round below one that it promised to leave, or under a charter version that it left;
 - vote for or commit one record through two introducing batches.
 
 Nothing waits here but what waits for time. A correct member introduces a record only when it can vote for it itself,
@@ -45,6 +45,7 @@ from protocol.records import Record, has_valid_signatures
 from protocol.replica import Admission, Introduction, Replica
 from protocol.rules import Circumstances, check_record
 from protocol.statements import (
+    Adopt,
     Commit,
     CommitBatch,
     Promise,
@@ -77,6 +78,10 @@ class Voter:
         self.member = member
         self.version = replica.charter.version
         """The charter version under which it speaks."""
+        self.has_adopted = False
+        """True once it has left that version; it says nothing until the next one is in force."""
+        self._bound: dict[Slot, Claim] = {}
+        """What certificates of earlier versions bind it to, in slots that were open when it entered this one."""
         self._memories: dict[Slot, SlotMemory] = {}
         self._turns = Turns()
         self._votes: dict[Introduction, int] = {}
@@ -100,6 +105,32 @@ class Voter:
             if self._memories.pop(slot, NOTHING_SAID).promised.attempt:
                 self._drop_undecided(slot)
             self._turns.forget(slot)
+            self._bound.pop(slot, None)
+
+    def enter_version(self) -> bool:
+        """Speak under the charter version in force from now on; True when it is another one than before.
+
+        The hand-over: a certificate of an earlier version binds this member's vote for good, for what is final there
+        has a certificate in everything that a quorum adopted (spec 9.7). Then all open records are to be judged anew.
+        """
+        if self.version == self.replica.version:
+            return False
+        self._enter(self.replica.version)
+        return True
+
+    def _enter(self, version: int) -> None:
+        self.version = version
+        self.has_adopted = False
+        self._bound = {
+            slot: claim for slot, claim in self.replica.find_certificates().items() if claim.round.version < version
+        }
+        for undecided in (self._votes, self._commits, self._late, self._promises):
+            undecided.clear()
+
+    @property
+    def is_speaking(self) -> bool:
+        """True while this member may sign batches under its charter version."""
+        return not self.has_adopted and self.member in self.replica.ledger.charters[self.version].members
 
     def handle_verified(self, introduction: Introduction, valid: int, circumstances: Circumstances) -> None:
         """Judge the records of an admitted batch; bit i of `valid` says that record i's signatures hold."""
@@ -130,7 +161,11 @@ class Voter:
     def _note_own_statements(self, admission: Admission) -> None:
         batch = admission.batch
         version = batch.header.charter_version
+        if version > self.version:
+            self._enter(version)
         for statement in batch.statements:
+            if isinstance(statement, Adopt):
+                self.has_adopted = self.has_adopted or statement.charter_version == self.version + 1
             if isinstance(statement, Promise):
                 self._note_own_promise(batch.id, version, statement)
             if not isinstance(statement, (VoteBatch, CommitBatch, Vote, Commit)):
@@ -180,13 +215,18 @@ class Voter:
 
         A reason in `WAITING_REASONS` may pass when more of the ledger arrives. The caller has checked the signatures.
         """
+        self._check_speaking()
         try:
-            check_record(record, self.replica.ledger, circumstances)
+            self._check_record(record, circumstances)
         except Rejected as rejection:
             if rejection.reason > Reason.SLOT_CONTESTED:
                 self._check_slot(record)
             raise
         self._check_slot(record)
+
+    def _check_speaking(self) -> None:
+        if not self.is_speaking:
+            raise Rejected(Reason.CHARTER_CHANGING, "this member waits until the next charter is in force")
 
     def note_introduction(self, record: Record) -> None:
         """The member's next batch introduces this record and votes for it."""
@@ -199,16 +239,24 @@ class Voter:
                 Reason.SLOT_CONTESTED, "this member voted for another record in that slot, or promised to leave it"
             )
 
+    def _check_record(self, record: Record, circumstances: Circumstances) -> None:
+        """Raise `Rejected` unless the rules, or a certificate of an earlier version, let this member vote for it."""
+        bound = self._bound.get((record.scope, record.sequence))
+        if bound is None:
+            check_record(record, self.replica.ledger, circumstances)
+        elif bound.record != record.id:
+            raise Rejected(Reason.SLOT_CONTESTED, "another record of that slot was certified under the charter before")
+
     def _decide_vote(self, introduction: Introduction, position: int, circumstances: Circumstances) -> None:
         record = introduction.records[position]
         slot = (record.scope, record.sequence)
         memory = self._recall(slot)
         claim = Claim(Round(self.version, 0), record.id)
         self._turns.note_record(slot, circumstances)
-        if memory.voted == claim or not may_vote(memory, claim):
+        if memory.voted == claim or not may_vote(memory, claim) or not self.is_speaking:
             return
         try:
-            check_record(record, self.replica.ledger, circumstances)
+            self._check_record(record, circumstances)
         except Rejected:
             return
         self._memories[slot] = apply_vote(memory, claim)
@@ -216,7 +264,7 @@ class Voter:
 
     def _decide_commits(self, introduction: Introduction, mask: int, certified_round: Round) -> None:
         """On a certificate, commit; never to two records in one slot and round, never below a promise (spec 5.3)."""
-        if certified_round.version != self.version:
+        if certified_round.version != self.version or not self.is_speaking:
             return
         for position in iterate_positions(mask):
             record = introduction.records.get(position)
@@ -237,6 +285,7 @@ class Voter:
 
     def check_request(self, request: UnlockRequest, circumstances: Circumstances) -> None:
         """Raise `Rejected` unless this member would answer the request with a promise now (spec 5.6)."""
+        self._check_speaking()
         self._check_open(request.slot)
         if not may_promise(self._recall(request.slot), Round(self.version, request.attempt)):
             raise Rejected(Reason.ATTEMPT_CLOSED, f"attempt {request.attempt} or a later one was asked for before")
@@ -250,6 +299,7 @@ class Voter:
         A record that the promises force was judged by those who certified it: it is voted for unseen, whatever the
         epoch, the funds or the charter say by now. Otherwise an old epoch would lock an honest owner out (spec 5.7).
         """
+        self._check_speaking()
         self._check_open(proposal.slot)
         if (record.scope, record.sequence) != proposal.slot or record.id != proposal.record:
             raise Rejected(Reason.TERMS_WRONG, "the proposal is for another record")
@@ -282,7 +332,7 @@ class Voter:
         memory = self._recall(slot)
         promised = Round(self.version, request.attempt)
         self._drop_undecided(slot)
-        self._promises[slot] = PendingPromise(promised, place, compute_report(memory, None))
+        self._promises[slot] = PendingPromise(promised, place, compute_report(memory, self._bound.get(slot)))
         self._memories[slot] = apply_promise(memory, promised)
 
     def _decide_late_vote(self, place: Place, proposal: SlotProposal, circumstances: Circumstances) -> None:
@@ -306,13 +356,26 @@ class Voter:
     @property
     def has_statements(self) -> bool:
         """True when the next batch has something to say about others' records."""
-        return bool(self._votes or self._commits or self._late or self._promises)
+        has_decided = bool(self._votes or self._commits or self._late or self._promises)
+        return self._must_adopt or (has_decided and self.is_speaking)
+
+    @property
+    def _must_adopt(self) -> bool:
+        """True when an amendment is final that makes the next version, and this member has not left its own yet."""
+        return self.is_speaking and self.version + 1 in self.replica.ledger.charters
 
     def take_statements(self, count_max: int = STATEMENTS_PER_BATCH_MAX) -> list[Statement]:
         """What the next batch says; each decision is handed out once, so the caller must store the batch.
 
-        Promises come last: each reports all that this member said in its slot before.
+        Promises come late: each reports all that this member said in its slot before. An `adopt` is the very last.
         """
+        if self._must_adopt:
+            self.has_adopted = True
+            after = self.replica.ledger.charters[self.version + 1]
+            return [*self._take(count_max - 1), Adopt(after.version, after.id)]
+        return self._take(count_max)
+
+    def _take(self, count_max: int) -> list[Statement]:
         statements: list[Statement] = []
         for decided, whole_batch in ((self._votes, VoteBatch), (self._commits, CommitBatch)):
             for introduction in list(decided):

@@ -201,10 +201,10 @@ def _make_envelopes() -> list[bytes]:
 
 def _make_sync_requests(replica: Replica) -> list[bytes]:
     heads = messages.get_heads(replica)
-    locators = [messages.LogLocator(place.member, ((place.index, place.batch),)) for place in heads]
+    locators = [messages.LogLocator(place.member, place.version, ((place.index, place.batch),)) for place in heads]
     return [
         messages.encode_probe(messages.compute_frontier_digest(replica)),
-        messages.encode_pull([*locators, messages.LogLocator(4, ())]),
+        messages.encode_pull([*locators, messages.LogLocator(4, 0, ())]),
     ]
 
 

@@ -131,7 +131,7 @@ class LocalMember(Gathering):
         statements = [wish for wish, _ in wishes] + self.voter.take_statements()
         if not records and not statements:
             return None
-        own = self.replica.logs[self.number]
+        own = self.replica.get_log((self.number, self.voter.version))
         after = self.batches[own[len(own) - 1][0]] if own else None
         seen = [self.batches[batch_id] for batch_id in sorted(self._unseen)]
         brought = [record for _, record in wishes if record is not None and not self.replica.locate(record.id)]

@@ -35,7 +35,7 @@ def list_roots(members):
 
 def next_position(member, number):
     """Where the next batch of a member's log goes, as another member sees it."""
-    entries = member.replica.logs[number]
+    entries = member.replica.get_log((number, 0))
     return LogPosition(len(entries), entries[len(entries) - 1][0])
 
 
@@ -180,7 +180,7 @@ async def test_malformed_and_unsigned_batches_count_against_their_sender_and_cha
     faults: list[str] = []
     members[0].on_fault.append(faults.append)
     before = members[0].replica.compute_state_root()
-    good = members[1].store.get_batch(next(iter(members[1].replica.get_frontier()[2])))
+    good = members[1].store.get_batch(next(iter(members[1].replica.get_frontier()[2, 0])))
     header = decode_batch(cast.federation, good).header
     forged = build_batch(
         cast.founded.charter,

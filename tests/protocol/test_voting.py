@@ -307,7 +307,7 @@ def test_a_vote_for_a_record_that_stood_elsewhere_before_binds_after_a_restart()
     for batch in PREFIX:
         member.receive(batch)
     before = introduce(first, votes=False)
-    own = member.replica.logs[2]
+    own = member.replica.logs[2, 0]
     mine = FEDERATION.batch(
         2,
         after=member.batches[own[len(own) - 1][0]],
