@@ -106,7 +106,7 @@ async def test_a_new_node_fetches_everything_in_bounded_pieces(cast, members, mo
 
 async def test_both_branches_of_a_forked_log_reach_everybody(cast, members):
     left, right = members[0], members[1]
-    log = left.replica.logs[4, 0]
+    log = left.replica.get_log((4, 0))
     tips = {}
     for name, time_ms in (("left", 1), ("right", 2)):
         position = LogPosition(len(log), b"")
