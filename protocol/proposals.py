@@ -27,8 +27,6 @@ def check_support(replica: Replica, proposal: SlotProposal, version: int) -> tup
     weight = sum(weights.get(promise.member, 0) for promise in promises)
     if len({promise.member for promise in promises}) < len(promises) or weight < replica.charter.quorum:
         raise Rejected(Reason.TERMS_WRONG, "the proposal does not rest on promises of a quorum")
-    reports = [promise.report for promise in promises]
-    for report in reports:
-        if report is not None and not (report.round < promised and replica.is_certified(proposal.slot, report)):
-            raise Rejected(Reason.TERMS_WRONG, "a promise reports a record without a certificate")
-    return promised, compute_forced(reports)
+    if not all(replica.is_supported(proposal.slot, promise) for promise in promises):
+        raise Rejected(Reason.TERMS_WRONG, "a promise reports a record without a certificate")
+    return promised, compute_forced(promise.report for promise in promises)

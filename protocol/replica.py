@@ -206,6 +206,10 @@ class Replica:
         """Index -> ids of the batches there; empty for a log that nobody began."""
         return self.logs.get(log, {})
 
+    def is_supported(self, slot: Slot, promise: PromiseGiven) -> bool:
+        """True when the promise reports nothing, or a certificate that is here."""
+        return promise.report is None or self.is_certified(slot, promise.report)
+
     def find_certificates(self) -> dict[Slot, Claim]:
         """The highest certificate of each open slot that has one."""
         highest: dict[Slot, Claim] = {}

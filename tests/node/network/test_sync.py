@@ -55,7 +55,7 @@ class Linked:
             for name in names
         ]
         self.synchronizers = [
-            Synchronizer(member.replica, transport, member.read_batch_bytes, member.ingest)
+            Synchronizer(member.replica, transport, member.archive.read_bytes, member.ingest)
             for member, transport in zip(members, self.transports, strict=True)
         ]
         self.transports[0].set_peers({"right": ["right"]})
