@@ -233,6 +233,10 @@ class Charter:
         return range(max(before, epoch - 1), epoch + 1)
 
 
+Charters = Mapping[int, Charter]
+"""The versions of one federation's charter, genesis included, by their numbers."""
+
+
 def compute_quorum(total_weight: int, is_dev: bool = False) -> int:
     """Least weight of which any two sets share more than a third of the whole: floor(2W/3) + 1 (spec 5.1)."""
     return total_weight if is_dev else 2 * total_weight // 3 + 1

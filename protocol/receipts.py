@@ -21,7 +21,7 @@ from protocol.batches import (
     decode_header,
     is_signed_header,
 )
-from protocol.charter import Charter
+from protocol.charter import Charters
 from protocol.codec import binary, binary_up_to, decode, encode, items, list_of, uint
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES
@@ -100,37 +100,40 @@ class VerifiedReceipt(NamedTuple):
     """What a receipt proves."""
 
     record: Record
-    attempt: int
+    round: Round
     members: tuple[int, ...]
     """The members whose commits it shows, ascending."""
 
 
-def verify_receipt(charter: Charter, encoded: bytes) -> VerifiedReceipt:
-    """What the receipt proves under this charter. Raises: InvalidInput when it proves nothing."""
+def verify_receipt(charters: Charters, encoded: bytes) -> VerifiedReceipt:
+    """What the receipt proves under these versions of the charter. Raises: InvalidInput when it proves nothing."""
     _, record_bytes, raw_introductions, raw_commits = decode(_RECEIPT, encoded, RECEIPT_BYTES_MAX)
-    record = decode_record(charter.federation, record_bytes)
+    federation = charters[0].federation
+    record = decode_record(federation, record_bytes)
     introductions = []
     for raw in raw_introductions:
-        introductions.append(_verify_introduction(charter, record, IntroductionProof._make(raw)))
+        introductions.append(_verify_introduction(federation, record, IntroductionProof._make(raw)))
     members: list[int] = []
-    attempts = set()
+    rounds = set()
     for raw in raw_commits:
-        member, attempt = _verify_commit(charter, introductions, CommitProof._make(raw))
+        member, commit_round = _verify_commit(charters, introductions, CommitProof._make(raw))
         members.append(member)
-        attempts.add(attempt)
+        rounds.add(commit_round)
     if {raw[0] for raw in raw_commits} != set(range(len(introductions))):
         raise InvalidInput("the receipt holds an introduction that no commit in it uses")
     if members != sorted(set(members)):
         raise InvalidInput("the commits must stand in ascending order of their members, each once")
-    if len(attempts) != 1:
+    if len(rounds) != 1:
         raise InvalidInput("the commits don't belong to one round")
+    commit_round = rounds.pop()
+    charter = charters[commit_round.version]
     weight = sum(charter.weights[member] for member in members)
     if weight < charter.quorum:
         raise InvalidInput(f"commits of weight {weight} are no quorum; {charter.quorum} is needed")
-    return VerifiedReceipt(record, attempts.pop(), tuple(members))
+    return VerifiedReceipt(record, commit_round, tuple(members))
 
 
-def _verify_introduction(charter: Charter, record: Record, proof: IntroductionProof) -> tuple[bytes, int]:
+def _verify_introduction(federation: bytes, record: Record, proof: IntroductionProof) -> tuple[bytes, int]:
     """(batch id, position) at which the record was introduced."""
     header = decode_header(proof.header_bytes)
     if proof.signatures == record.signatures:
@@ -138,15 +141,18 @@ def _verify_introduction(charter: Charter, record: Record, proof: IntroductionPr
     leaf = compute_record_leaf(record, proof.signatures or record.signatures)
     if compute_root_from_path(leaf, proof.position, header.record_count, proof.path) != header.record_root:
         raise InvalidInput("the record does not stand in the batch that the receipt names")
-    return compute_batch_id(charter.federation, proof.header_bytes), proof.position
+    return compute_batch_id(federation, proof.header_bytes), proof.position
 
 
-def _verify_commit(charter: Charter, introductions: list[tuple[bytes, int]], proof: CommitProof) -> tuple[int, int]:
-    """(member, attempt) of a commit to the record."""
+def _verify_commit(charters: Charters, introductions: list[tuple[bytes, int]], proof: CommitProof) -> tuple[int, Round]:
+    """(member, round) of a commit to the record."""
     if proof.introduction >= len(introductions):
         raise InvalidInput("a commit names an introduction that the receipt does not hold")
     batch_id, position = introductions[proof.introduction]
     header = decode_header(proof.header_bytes)
+    charter = charters.get(header.charter_version)
+    if charter is None:
+        raise InvalidInput(f"it was committed under charter version {header.charter_version}, which is not known here")
     own_id = compute_batch_id(charter.federation, proof.header_bytes)
     if not is_signed_header(charter, header, own_id, proof.signature):
         raise InvalidInput("a batch in the receipt is not signed by a member of this federation")
@@ -163,7 +169,7 @@ def _verify_commit(charter: Charter, introductions: list[tuple[bytes, int]], pro
         raise InvalidInput("a statement in the receipt is no commit")
     if not is_covered or (statement.batch or own_id) != batch_id:
         raise InvalidInput("a commit in the receipt speaks of another record")
-    return header.member, attempt
+    return header.member, Round(header.charter_version, attempt)
 
 
 class ProvableBatch:
@@ -219,7 +225,6 @@ def build_receipt(replica: Replica, record_id: bytes, fetch: Callable[[bytes], P
 
 def _choose_commits(replica: Replica, located: Iterable[tuple[Introduction, int]]) -> list[tuple[int, int, bytes, int]]:
     """(introduction number, member, batch, statement position) of a quorum in the first round that has one."""
-    weights = replica.charter.weights
     by_round: dict[Round, dict[int, tuple[int, int, bytes, int]]] = {}
     for number, (introduction, position) in enumerate(located):
         for spoken in introduction.commit_statements:
@@ -227,11 +232,13 @@ def _choose_commits(replica: Replica, located: Iterable[tuple[Introduction, int]
                 members = by_round.setdefault(spoken.round, {})
                 members.setdefault(spoken.member, (number, spoken.member, spoken.batch, spoken.position))
     for commit_round in sorted(by_round):
+        charter = replica.ledger.charters[commit_round.version]
+        weights = charter.weights
         heaviest = sorted(by_round[commit_round].values(), key=lambda item: (item[0], -weights[item[1]], item[1]))
         chosen, weight = [], 0
         for commit in heaviest:
             chosen.append(commit)
             weight += weights[commit[1]]
-            if weight >= replica.charter.quorum:
+            if weight >= charter.quorum:
                 return chosen
     raise AssertionError("a final record has a commit quorum")

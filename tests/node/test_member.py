@@ -74,7 +74,7 @@ async def test_a_final_record_has_a_receipt_that_anybody_can_check(cast, members
     await make_final(members, [payment])
     for member in members:
         receipt = member.build_receipt(payment.id)
-        assert verify_receipt(cast.founded.charter, receipt).record == payment
+        assert verify_receipt({0: cast.founded.charter}, receipt).record == payment
 
 
 async def test_a_record_that_was_submitted_twice_is_introduced_once(cast, members):
@@ -94,7 +94,7 @@ async def test_a_record_handed_to_two_members_becomes_final_once(cast, members):
     assert members[2].get_state(payment.id) == "applied"
     assert len(members[2].replica.get_introductions(payment.id)) == 2
     receipt = members[2].build_receipt(payment.id)
-    assert verify_receipt(cast.founded.charter, receipt).record == payment
+    assert verify_receipt({0: cast.founded.charter}, receipt).record == payment
 
 
 async def test_the_second_of_two_conflicting_payments_is_rejected_with_its_reason(cast, members):
@@ -251,7 +251,7 @@ async def test_a_member_that_introduces_a_payment_with_a_broken_signature_hinder
     for member in members[:3]:
         assert member.get_state(payment.id) == "applied"
     receipt = members[1].build_receipt(payment.id)
-    assert verify_receipt(cast.founded.charter, receipt).record.id == payment.id
+    assert verify_receipt({0: cast.founded.charter}, receipt).record.id == payment.id
 
 
 async def test_a_member_says_nothing_before_it_heard_what_a_quorum_has(cast, members, autojump_clock):
@@ -327,7 +327,7 @@ async def test_an_owner_unlocks_its_slot_at_any_node_and_gets_a_receipt(cast, me
     await exchange(members)
     assert record_id == wish.id
     for member in members:
-        assert verify_receipt(cast.founded.charter, member.build_receipt(wish.id)).attempt == 1
+        assert verify_receipt({0: cast.founded.charter}, member.build_receipt(wish.id)).round.attempt == 1
         assert await member.wait_promises(slot, 2, 0), "a decided slot keeps nobody waiting"
     assert len(list_roots(members)) == 1
 

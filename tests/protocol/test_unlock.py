@@ -384,7 +384,7 @@ def run_unlocking(seed: int, quorum_of_promises: int = QUORUM) -> tuple[int, boo
     return len(final), bool(final)
 
 
-def _attempt(random, correct, union, records, attempt, say, lie, deliver):  # type: ignore[no-untyped-def]
+def _attempt(random, correct, union, records, attempt, say, lie, deliver):
     """The owner asks one member, waits, and proposes on any quorum of promises that it finds."""
     slot = get_slot(records[0])
     helper = correct[random.choice(sorted(correct))]
@@ -399,7 +399,7 @@ def _attempt(random, correct, union, records, attempt, say, lie, deliver):  # ty
     (place,) = {place for place, request in contest.requests.items() if request.attempt == attempt}
     carrier = union.batches[place[0]]
     claimed = random.choice([None, *records])
-    lie([Promise(*place, claimed.id if claimed else b"", 0, 0)], carrier)
+    lie([Promise(place[0], place[1], claimed.id if claimed else b"", 0, 0)], carrier)
     deliver(random.choice((60, 10_000)))
     contest = helper.replica.contests.get(slot)
     promises = contest.choose_promises(Round(0, attempt)) if contest else {}
