@@ -141,7 +141,8 @@ class Federation:
     def member(self, number: int) -> Person:
         """A member as the owner of its own account."""
         public_key = make_public_key(f"{self.name} member {number}")
-        return Person(f"member {number}", self.member_keys[number], public_key, compute_account_id(self.id, public_key))
+        account = self.charter.get_member_account(number)
+        return Person(f"member {number}", self.member_keys[number], public_key, account)
 
     # -- records --------------------------------------------------------------------------------------------------
 
@@ -168,7 +169,7 @@ class Federation:
     def program(self, member: int, **changes: Any) -> Record:
         """A budget in the member's own account; `changes` are fields of `Program` or the place."""
         place = {name: changes.pop(name) for name in ("sequence", "prev", "epoch") if name in changes}
-        body = Program("Studies", "for courses", 50_000, 1, 1, ())._replace(**changes)
+        body = Program(member, "Studies", "for courses", 50_000, 1, 1, ())._replace(**changes)
         writer = self.member(member)
         return self.sign(Kind.PROGRAM, account_scope(writer.account), body, [writer], **place)
 
@@ -190,7 +191,7 @@ class Federation:
     def sponsor(self, member: int, donor: Person, until_epoch: int = 3, **place: Any) -> Record:
         """The member vouches for a donor."""
         writer = self.member(member)
-        body = Sponsor(donor.account, until_epoch)
+        body = Sponsor(member, donor.account, until_epoch)
         return self.sign(Kind.SPONSOR, account_scope(writer.account), body, [writer], **place)
 
     def hold(self, payer: Person, payee: Person, sponsor: Record, draws: Sequence[Draw], **changes: Any) -> Record:

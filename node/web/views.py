@@ -14,7 +14,6 @@ from node.addresses import Kind as AddressKind
 from node.addresses import encode_address
 from node.member import LedgerMember
 from node.network.peer_ids import compute_peer_id
-from protocol.identifiers import compute_account_id
 from protocol.ledger import HoldState, ProgramState
 from protocol.messages import compute_frontier_digest
 from protocol.records import Kind, Record, ScopeKind, Settle, account_scope, hold_scope
@@ -107,7 +106,7 @@ class LedgerViews:
                 api.Member(
                     number=member.number,
                     name=member.name,
-                    address=name_account(compute_account_id(charter.federation, member.member_key)),
+                    address=name_account(charter.get_member_account(member.number)),
                     weight=member.weight,
                     peer_id=compute_peer_id(member.peer_key),
                     is_forked=member.number in self._member.replica.forks,
@@ -278,7 +277,7 @@ class LedgerViews:
             epoch=state.epoch,
             held=state.amount,
             paid=None if state.is_open else state.paid,
-            state="HELD" if state.is_open else "SETTLED",
+            state="HELD" if state.is_open else state.phase.name,
             quote=state.terms.quote.hex(),
             receipt=receipts[0].hex() if receipts else None,
         )
