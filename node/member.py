@@ -316,6 +316,7 @@ class LedgerMember:
         self.voter.handle_admission(admission)
         for record in admission.applied:
             self.history.note(record, self.replica.ledger)
+            self.running_clock.note_applied(record, self.replica.ledger)
         if self.replica.contests and any(isinstance(statement, Promise) for statement in admission.batch.statements):
             self._has_promises.set()
             self._has_promises = trio.Event()

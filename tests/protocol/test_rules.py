@@ -300,6 +300,7 @@ def test_only_waiting_reasons_can_pass_by_themselves():
         Reason.NOT_APPROVED,
         Reason.GRACE_RUNNING,
         Reason.FUNDS_MISSING,
+        Reason.CHARTER_CHANGING,
     } == WAITING_REASONS
 
 
