@@ -23,7 +23,6 @@ from protocol.evidence import (
     build_two_records,
     build_two_statements,
     list_signers,
-    read_report,
     show_statement,
     show_unlock,
     verify_evidence,
@@ -36,7 +35,6 @@ from protocol.statements import (
     CommitBatch,
     Promise,
     Unlock,
-    UnlockRequest,
     Vote,
     VoteBatch,
     decode_unlock_request,
@@ -89,7 +87,7 @@ def find_evidence(replica: Replica, fetch: Fetch) -> list[Evidence]:
 
     `fetch` reads a stored batch by its id.
     """
-    charters = {replica.charter.version: replica.charter}
+    charters = replica.ledger.charters
     contested = list_contested_slots(replica, fetch)
     proofs = [evidence.encode() for _, evidence in sorted(replica.forks.items())]
     proofs += _find_contradictions(replica, fetch, contested)
@@ -105,16 +103,12 @@ def find_evidence(replica: Replica, fetch: Fetch) -> list[Evidence]:
 def list_contested_slots(replica: Replica, fetch: Fetch) -> dict[Slot, list[bytes]]:
     """Slots for which the set holds two records or more, with the ids of all of them, ascending."""
     claims: dict[Slot, set[bytes]] = {}
-    for introduction in replica.get_open_introductions():
-        for record in introduction.records.values():
-            claims.setdefault((record.scope, record.sequence), set()).add(record.id)
+    introductions = replica.get_open_introductions()
+    claiming = [record for introduction in introductions for record in introduction.records.values()]
+    for record in (*claiming, *replica.get_losers()):
+        claims.setdefault((record.scope, record.sequence), set()).add(record.id)
     for slot, ids in claims.items():
         ids.update(_find_applied(replica, fetch, slot))
-    if replica.final_count != replica.ledger.applied_count:
-        # A final record does not apply: it waits, or its slot has another one. Both are rare enough to look everywhere.
-        for batch_id in replica.entries:
-            for record in fetch(batch_id).batch.records:
-                claims.setdefault((record.scope, record.sequence), set()).add(record.id)
     return {slot: sorted(ids) for slot, ids in sorted(claims.items()) if len(ids) > 1}
 
 
@@ -182,13 +176,15 @@ class _Reader:
         self._slots = {record_id: slot for slot, ids in contested.items() for record_id in ids}
         self._places: dict[bytes, list[tuple[int, bytes]]] = {}
         """Introducing batch -> positions and ids of records of contested slots."""
-        self._requests: dict[Place, UnlockRequest] = {}
+        self._requests = {
+            place: request for contest in replica.contests.values() for place, request in contest.requests.items()
+        }
         for record_id in self._slots:
             for introduction, position in replica.get_introductions(record_id):
                 self._places.setdefault(introduction.batch, []).append((position, record_id))
-        self._named = set(self._places)
+        self._named = set(self._places) | {batch_id for batch_id, _ in self._requests}
         """Batches of which a statement that counts here must speak."""
-        for batch_id, entry in replica.entries.items() if self._named else ():
+        for batch_id, entry in replica.entries.items() if self._slots else ():
             if batch_id in self._named or not self._named.isdisjoint(entry.parents):
                 self._read(fetch(batch_id).batch)
 
@@ -220,7 +216,7 @@ class _Reader:
         if request is not None:
             slot = (request.scope, request.sequence)
             promised = Round(batch.header.charter_version, request.attempt)
-            given = _Promised(slot, promised, read_report(statement), batch.id, position, place)
+            given = _Promised(slot, promised, statement.report, batch.id, position, place)
             self.promises.setdefault((slot, batch.header.member), []).append(given)
 
 

@@ -6,18 +6,14 @@ checked by anyone offline with the charter alone (spec 8.2). The other proofs ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import IntEnum, unique
 from typing import NamedTuple
 
 from protocol.batches import Batch, Header, compute_batch_id, decode_header, is_signed_header
-from protocol.charter import Charter
+from protocol.charter import Charter, Charters
 from protocol.codec import encode
 from protocol.errors import InvalidInput
 from protocol.limits import PROTOCOL_VERSION
-
-Charters = Mapping[int, Charter]
-"""Version -> charter: whose keys signed what was said under that version."""
 
 
 @unique

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from protocol.attempts import Claim, Round
+from protocol.attempts import Round
 from protocol.batches import HEADER_BYTES_MAX, compute_batch_id, compute_statement_leaf, decode_header
+from protocol.charter import Charters
 from protocol.codec import Shape, binary, binary_up_to, check_canonical, encode, items, uint, unpack
-from protocol.equivocation import Charters, EvidenceKind, ForkEvidence, get_charter, verify_fork
+from protocol.equivocation import EvidenceKind, ForkEvidence, get_charter, verify_fork
 from protocol.errors import InvalidInput
 from protocol.limits import (
     PROTOCOL_VERSION,
@@ -191,17 +192,13 @@ def _verify_shown(charters: Charters, kind: EvidenceKind, raw: tuple[Any, ...]) 
     federation = get_charter(charters, 0).federation
     record = decode_record(federation, shown.record_bytes)
     place = verify_introduction(federation, record, IntroductionProof(shown[1], (), shown[2], shown[3]))
-    spoken = _verify_spoken(charters, shown.statement)
+    spoken = verify_statement(charters, shown.statement)
     if not isinstance(spoken.statement, _STATEMENTS[kind]):
         raise InvalidInput(f"a statement is not of the kind that the proof is about ({kind.name.lower()})")
     attempt = get_attempt(spoken.statement, spoken.batch, place)
     if attempt is None:
         raise InvalidInput("a statement speaks of another record than the proof shows")
     return _Said(spoken, record, Round(spoken.header.charter_version, attempt))
-
-
-def _verify_spoken(charters: Charters, proof: StatementProof) -> Spoken:
-    return verify_statement(get_charter(charters, decode_header(proof.header_bytes).charter_version), proof)
 
 
 def _verify_two_statements(
@@ -226,7 +223,7 @@ def _verify_hidden_commit(
     shown. Only promises under the commit's own charter version count: what is reported over a change of the charter
     is a certificate, not a commit."""
     commit = _verify_shown(charters, EvidenceKind.COMMITS, shown)
-    spoken = _verify_spoken(charters, StatementProof._make(promise))
+    spoken = verify_statement(charters, StatementProof._make(promise))
     if not isinstance(spoken.statement, Promise):
         raise InvalidInput("the second statement is no promise")
     if spoken.header.member != commit.spoken.header.member:
@@ -237,15 +234,10 @@ def _verify_hidden_commit(
     promised = Round(spoken.header.charter_version, attempt)
     if commit.round.version != promised.version or not commit.round < promised:
         raise InvalidInput("the promise is not for a later round of the commit's charter version")
-    report = read_report(spoken.statement)
+    report = spoken.statement.report
     if report is not None and report.round >= commit.round:
         raise InvalidInput("the promise reports the commit, or a later one")
     return Verdict(kind, (spoken.header.member,), (), *slot, (commit.round, promised))
-
-
-def read_report(promise: Promise) -> Claim | None:
-    """The commit that a promise reports."""
-    return Claim(Round(0, promise.commit_round - 1), promise.record) if promise.commit_round else None
 
 
 def _verify_unlock(charters: Charters, promise: Spoken, shown: ShownUnlock) -> tuple[tuple[bytes, int], int]:
@@ -270,10 +262,10 @@ def _verify_two_finals(charters: Charters, kind: EvidenceKind, first: bytes, sec
     """Finals of one round convict who stands in both commit quorums, of weight 2q - W at the least: each committed
     twice. Finals of two rounds prove as well that members of weight 2q - W were faulty (spec 5.5), but a member may
     rightly commit to one record in one round and to another in the next; so that proof names nobody by itself."""
-    charter = get_charter(charters, 0)
-    left, right = verify_receipt(charter, first), verify_receipt(charter, second)
+    get_charter(charters, 0)
+    left, right = verify_receipt(charters, first), verify_receipt(charters, second)
     scope, sequence = _check_two_records(left.record, right.record)
-    rounds = tuple(sorted({Round(charter.version, left.attempt), Round(charter.version, right.attempt)}))
+    rounds = tuple(sorted({left.round, right.round}))
     members = tuple(sorted(set(left.members) & set(right.members))) if len(rounds) == 1 else ()
     return Verdict(kind, members, (), scope, sequence, rounds)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+from protocol.attempts import Round
 from protocol.batches import (
     HEADER_BYTES_MAX,
     Batch,
@@ -21,8 +22,9 @@ from protocol.batches import (
     decode_header,
     is_signed_header,
 )
-from protocol.charter import Charter
+from protocol.charter import Charters
 from protocol.codec import binary, binary_up_to, decode, encode, items, list_of, uint
+from protocol.equivocation import get_charter
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES
 from protocol.limits import (
@@ -38,7 +40,7 @@ from protocol.merkle import compute_levels, compute_path, compute_root_from_path
 from protocol.records import Record, decode_record
 from protocol.replica import Introduction, Replica
 from protocol.signatures import SIGNATURE_BYTES
-from protocol.statements import Commit, CommitBatch, Statement, Vote, VoteBatch, decode_statement
+from protocol.statements import Commit, CommitBatch, Proof, Statement, Vote, VoteBatch, decode_statement
 
 RECEIPT_BYTES_MAX = RECORD_BYTES_MAX + MEMBERS_MAX * 2048
 PATH_SHAPE = list_of(binary(ID_BYTES), 16)
@@ -108,34 +110,37 @@ class VerifiedReceipt(NamedTuple):
     """What a receipt proves."""
 
     record: Record
-    attempt: int
+    round: Round
     members: tuple[int, ...]
     """The members whose commits it shows, ascending."""
 
 
-def verify_receipt(charter: Charter, encoded: bytes) -> VerifiedReceipt:
-    """What the receipt proves under this charter. Raises: InvalidInput when it proves nothing."""
+def verify_receipt(charters: Charters, encoded: bytes) -> VerifiedReceipt:
+    """What the receipt proves under these versions of the charter. Raises: InvalidInput when it proves nothing."""
     _, record_bytes, raw_introductions, raw_commits = decode(_RECEIPT, encoded, RECEIPT_BYTES_MAX)
-    record = decode_record(charter.federation, record_bytes)
+    federation = charters[0].federation
+    record = decode_record(federation, record_bytes)
     introductions = []
     for raw in raw_introductions:
-        introductions.append(verify_introduction(charter.federation, record, IntroductionProof._make(raw)))
+        introductions.append(verify_introduction(federation, record, IntroductionProof._make(raw)))
     members: list[int] = []
-    attempts = set()
+    rounds = set()
     for raw in raw_commits:
-        member, attempt = _verify_commit(charter, introductions, raw[0], StatementProof._make(raw[1:]))
+        member, commit_round = _verify_commit(charters, introductions, raw[0], StatementProof._make(raw[1:]))
         members.append(member)
-        attempts.add(attempt)
+        rounds.add(commit_round)
     if {raw[0] for raw in raw_commits} != set(range(len(introductions))):
         raise InvalidInput("the receipt holds an introduction that no commit in it uses")
     if members != sorted(set(members)):
         raise InvalidInput("the commits must stand in ascending order of their members, each once")
-    if len(attempts) != 1:
+    if len(rounds) != 1:
         raise InvalidInput("the commits don't belong to one round")
+    commit_round = rounds.pop()
+    charter = charters[commit_round.version]
     weight = sum(charter.weights[member] for member in members)
     if weight < charter.quorum:
         raise InvalidInput(f"commits of weight {weight} are no quorum; {charter.quorum} is needed")
-    return VerifiedReceipt(record, attempts.pop(), tuple(members))
+    return VerifiedReceipt(record, commit_round, tuple(members))
 
 
 def verify_introduction(federation: bytes, record: Record, proof: IntroductionProof) -> Place:
@@ -149,9 +154,10 @@ def verify_introduction(federation: bytes, record: Record, proof: IntroductionPr
     return compute_batch_id(federation, proof.header_bytes), proof.position
 
 
-def verify_statement(charter: Charter, proof: StatementProof) -> Spoken:
-    """What a member of this charter said. Raises: InvalidInput when it did not sign it."""
+def verify_statement(charters: Charters, proof: StatementProof) -> Spoken:
+    """What a member said under the charter version that it names. Raises: InvalidInput when it did not sign it."""
     header = decode_header(proof.header_bytes)
+    charter = get_charter(charters, header.charter_version)
     batch_id = compute_batch_id(charter.federation, proof.header_bytes)
     if not is_signed_header(charter, header, batch_id, proof.signature):
         raise InvalidInput("a batch is not signed by a member of this federation")
@@ -171,17 +177,30 @@ def get_attempt(statement: Statement, batch: bytes, place: Place) -> int | None:
     return statement.attempt if statement.position == place[1] else None
 
 
-def _verify_commit(charter: Charter, introductions: list[Place], number: int, proof: StatementProof) -> tuple[int, int]:
-    """(member, attempt) of a commit to the record through introduction `number`."""
+def _verify_commit(
+    charters: Charters, introductions: list[Place], number: int, proof: StatementProof
+) -> tuple[int, Round]:
+    """(member, round) of a commit to the record through introduction `number`."""
     if number >= len(introductions):
         raise InvalidInput("a commit names an introduction that the receipt does not hold")
-    spoken = verify_statement(charter, proof)
+    spoken = verify_statement(charters, proof)
     if not isinstance(spoken.statement, (CommitBatch, Commit)):
         raise InvalidInput("a statement in the receipt is no commit")
     attempt = get_attempt(spoken.statement, spoken.batch, introductions[number])
     if attempt is None:
         raise InvalidInput("a commit in the receipt speaks of another record")
-    return spoken.header.member, attempt
+    return spoken.header.member, Round(spoken.header.charter_version, attempt)
+
+
+def has_valid_proofs(charters: Charters, batch: Batch) -> bool:
+    """True when each receipt that the batch carries as a statement proves what it says (spec 4.2)."""
+    try:
+        for statement in batch.statements:
+            if isinstance(statement, Proof):
+                verify_receipt(charters, statement.receipt)
+    except InvalidInput:
+        return False
+    return True
 
 
 class ProvableBatch:
@@ -212,6 +231,8 @@ def build_receipt(replica: Replica, record_id: bytes, fetch: Callable[[bytes], P
 
     `fetch` reads a stored batch. Of the members that committed, the heaviest that make a quorum are shown.
     """
+    if record_id in replica.proofs:
+        return replica.proofs[record_id]
     located = replica.get_introductions(record_id)
     chosen = _choose_commits(replica, located)
     used = sorted({number for number, *_ in chosen})
@@ -233,19 +254,20 @@ def build_receipt(replica: Replica, record_id: bytes, fetch: Callable[[bytes], P
 
 def _choose_commits(replica: Replica, located: Iterable[tuple[Introduction, int]]) -> list[tuple[int, int, bytes, int]]:
     """(introduction number, member, batch, statement position) of a quorum in the first round that has one."""
-    weights = replica.charter.weights
-    by_attempt: dict[int, dict[int, tuple[int, int, bytes, int]]] = {}
+    by_round: dict[Round, dict[int, tuple[int, int, bytes, int]]] = {}
     for number, (introduction, position) in enumerate(located):
         for spoken in introduction.commit_statements:
             if spoken.mask >> position & 1:
-                members = by_attempt.setdefault(spoken.attempt, {})
+                members = by_round.setdefault(spoken.round, {})
                 members.setdefault(spoken.member, (number, spoken.member, spoken.batch, spoken.position))
-    for attempt in sorted(by_attempt):
-        heaviest = sorted(by_attempt[attempt].values(), key=lambda item: (item[0], -weights[item[1]], item[1]))
+    for commit_round in sorted(by_round):
+        charter = replica.ledger.charters[commit_round.version]
+        weights = charter.weights
+        heaviest = sorted(by_round[commit_round].values(), key=lambda item: (item[0], -weights[item[1]], item[1]))
         chosen, weight = [], 0
         for commit in heaviest:
             chosen.append(commit)
             weight += weights[commit[1]]
-            if weight >= replica.charter.quorum:
+            if weight >= charter.quorum:
                 return chosen
     raise AssertionError("a final record has a commit quorum")

@@ -77,8 +77,8 @@ def make_statements() -> list[Statement]:
         Vote(some, 3, 0, b"", 0),
         Vote(some, 3, 2, other, 1),
         Commit(some, 1023, 1),
-        Promise(some, 0, 0, b""),
-        Promise(some, 0, 2, make_id("record")),
+        Promise(some, 0, b"", 0, 0),
+        Promise(some, 0, make_id("record"), 1, 2),
         Adopt(1, make_id("amendment")),
         Checkpoint(b"", make_id("root")),
         Proof(make_receipt()),
@@ -201,10 +201,10 @@ def _make_envelopes() -> list[bytes]:
 
 def _make_sync_requests(replica: Replica) -> list[bytes]:
     heads = messages.get_heads(replica)
-    locators = [messages.LogLocator(place.member, ((place.index, place.batch),)) for place in heads]
+    locators = [messages.LogLocator(place.member, place.version, ((place.index, place.batch),)) for place in heads]
     return [
         messages.encode_probe(messages.compute_frontier_digest(replica)),
-        messages.encode_pull([*locators, messages.LogLocator(4, ())]),
+        messages.encode_pull([*locators, messages.LogLocator(4, 0, ())]),
     ]
 
 

@@ -11,10 +11,19 @@ from random import Random
 
 from protocol.batches import Batch
 from protocol.errors import Rejected
+from protocol.finality import full_mask
 from protocol.receipts import ProvableBatch, build_receipt
 from protocol.records import Record, has_valid_signatures
 from protocol.replica import Admission, Replica
-from protocol.statements import Statement, VoteBatch
+from protocol.statements import (
+    Proposal,
+    SlotProposal,
+    Statement,
+    Unlock,
+    UnlockRequest,
+    VoteBatch,
+    encode_signed,
+)
 from protocol.voting import Voter
 from tests.strategies import NOW, Federation, make_economy
 
@@ -72,6 +81,8 @@ class LocalMember(Gathering):
         self.number = number
         self.voter = Voter(self.replica, number)
         self.submitted: list[Record] = []
+        self.wishes: list[tuple[Statement, Record | None]] = []
+        """Requests and proposals of owners for the next batch, and the record that a proposal names."""
         self.circumstances = NOW
         self._unseen: set[bytes] = set()
         self._is_replaying = False
@@ -93,6 +104,8 @@ class LocalMember(Gathering):
         self.voter.handle_admission(admission)
         if not self._is_replaying:
             self._judge(batch)
+            if self.replica.contests:
+                self.voter.handle_contests(self.circumstances)
         return admission
 
     def _judge(self, batch: Batch) -> None:
@@ -101,18 +114,32 @@ class LocalMember(Gathering):
             valid = sum(1 << i for i, record in enumerate(batch.records) if has_valid_signatures(record))
             self.voter.handle_verified(introduction, valid, self.circumstances)
 
+    def ask(self, request: UnlockRequest) -> None:
+        """An owner hands in an unlock request. Raises: Rejected."""
+        self.voter.check_request(request, self.circumstances)
+        self.wishes.append((Unlock(encode_signed(request)), None))
+
+    def propose(self, proposal: SlotProposal, record: Record) -> None:
+        """An owner hands in a proposal with its record. Raises: Rejected."""
+        self.voter.check_proposal(proposal, record, self.circumstances)
+        self.wishes.append((Proposal(encode_signed(proposal)), record))
+
     def speak(self) -> Batch | None:
         """The next batch of the member's log, if it has anything to say."""
         records, self.submitted = self.submitted, []
-        statements = self.voter.take_statements()
+        wishes, self.wishes = self.wishes, []
+        statements = [wish for wish, _ in wishes] + self.voter.take_statements()
         if not records and not statements:
             return None
-        own = self.replica.logs[self.number]
+        own = self.replica.get_log((self.number, self.voter.version))
         after = self.batches[own[len(own) - 1][0]] if own else None
         seen = [self.batches[batch_id] for batch_id in sorted(self._unseen)]
-        own_votes: list[Statement] = [VoteBatch(b"", 0)] if records else []
+        brought = [record for _, record in wishes if record is not None and not self.replica.locate(record.id)]
+        own_votes: list[Statement] = []
+        if records:
+            own_votes = [VoteBatch(b"", full_mask(len(brought)) << len(records))]
         batch = self.federation.batch(
-            self.number, after=after, seen=seen, records=records, statements=own_votes + statements
+            self.number, after=after, seen=seen, records=records + brought, statements=own_votes + statements
         )
         self._admit(batch)
         return batch

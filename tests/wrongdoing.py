@@ -41,7 +41,7 @@ def make_rivals(federation: Federation) -> tuple[Record, Record]:
 
 def say(gathering: Gathering, member: int, *statements: Statement, record: Record | None = None) -> Batch:
     """The member's next batch in this gathering, with a vote for the record that it introduces."""
-    log = gathering.replica.logs[member]
+    log = gathering.replica.get_log((member, 0))
     after = gathering.batches[log[len(log) - 1][0]] if log else None
     records = [record] if record else []
     own = [VoteBatch(b"", 0)] if record else []
@@ -62,9 +62,9 @@ def make_unlock(federation: Federation, record: Record, attempt: int = 1) -> Unl
     return Unlock(encode_signed(request._replace(signature=payer.key.sign(request.compute_id(federation.id)))))
 
 
-def promise_nothing(batch: Batch, position: int) -> Promise:
-    """A promise that reports no commit."""
-    return Promise(batch.id, position, 0, b"")
+def promise(batch: Batch, position: int, reported: bytes = b"") -> Promise:
+    """A promise that reports a commit at attempt 0, or none."""
+    return Promise(batch.id, position, reported, 0, 0)
 
 
 def gather_prefix(federation: Federation) -> Gathering:
@@ -90,10 +90,10 @@ def make_disaster() -> Gathering:
     second = say(gathering, 2, record=right)
     request = say(gathering, 1, Commit(first.id, 0, 0), make_unlock(federation, left))
     both = [*speak_of(first), *speak_of(second)]
-    say(gathering, 3, promise_nothing(request, 1), *both)
+    say(gathering, 3, promise(request, 1), *both)
     say(gathering, 4, *both)
     say(gathering, 2, Commit(second.id, 0, 0))
-    log = gathering.replica.logs[3]
+    log = gathering.replica.get_log((3, 0))
     before = gathering.batches[log[len(log) - 2][0]]
     gathering.receive(federation.batch(3, after=before, statements=both, time_ms=7))
     return gathering

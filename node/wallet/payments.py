@@ -174,7 +174,7 @@ def _read_final_record(wallet: Wallet, record_id: bytes) -> Record | None:
     if answer is None or answer.receipt is None:
         return None
     try:
-        record = verify_receipt(wallet.charter, answer.receipt).record
+        record = verify_receipt(wallet.charters, answer.receipt).record
     except InvalidInput:
         return None
     return record if record.id == record_id else None
@@ -327,7 +327,7 @@ def submit_entry(wallet: Wallet, entry: Entry, wait_seconds: float = WAIT_SECOND
 def _handle_receipt(wallet: Wallet, entry: Entry, receipt: bytes) -> Outcome:
     """Final is what the receipt proves, whatever the node says beside it."""
     try:
-        verified = verify_final(wallet.charter, receipt, entry.record)
+        verified = verify_final(wallet.charters, receipt, entry.record)
     except InvalidInput as error:
         return Outcome(entry, None, f"{wallet.node_url} calls it final, but its receipt does not hold: {error}")
     wallet.journal.mark_final(entry.record_id, receipt)

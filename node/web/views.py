@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from node import api
 from node.addresses import Kind as AddressKind
@@ -16,8 +16,7 @@ from node.evidence import describe_verdict, list_accounts
 from node.member import LedgerMember
 from node.network.peer_ids import compute_peer_id
 from node.web.costly import CostlyView
-from protocol.identifiers import compute_account_id
-from protocol.ledger import HoldState, ProgramState
+from protocol.ledger import HoldPhase, HoldState, ProgramState
 from protocol.messages import compute_frontier_digest
 from protocol.records import Kind, Record, ScopeKind, Settle, account_scope, hold_scope
 
@@ -60,6 +59,13 @@ def describe_body(content: Any, field: str = "") -> Any:
             return {name: describe_body(value, name) for name, value in fields}
         return [describe_body(value, field) for value in content]
     return content
+
+
+_HOLD_STATES: dict[HoldPhase, Literal["HELD", "SETTLED", "RECLAIMED"]] = {
+    HoldPhase.OPEN: "HELD",
+    HoldPhase.SETTLED: "SETTLED",
+    HoldPhase.RECLAIMED: "RECLAIMED",
+}
 
 
 class _Digests(NamedTuple):
@@ -105,7 +111,7 @@ class LedgerViews:
                 api.Member(
                     number=member.number,
                     name=member.name,
-                    address=name_account(compute_account_id(charter.federation, member.member_key)),
+                    address=name_account(charter.get_member_account(member.number)),
                     weight=member.weight,
                     peer_id=compute_peer_id(member.peer_key),
                     is_forked=member.number in self._member.replica.forks,
@@ -145,7 +151,7 @@ class LedgerViews:
 
     def _find_evidence(self) -> list[api.Evidence]:
         charter, found = self._member.charter, []
-        for encoded, verdict in self._member.find_evidence():
+        for encoded, verdict in self._member.archive.find_evidence():
             name = verdict.compute_name().hex()
             found.append(
                 api.Evidence(
@@ -291,7 +297,7 @@ class LedgerViews:
             epoch=state.epoch,
             held=state.amount,
             paid=None if state.is_open else state.paid,
-            state="HELD" if state.is_open else "SETTLED",
+            state=_HOLD_STATES[state.phase],
             quote=state.terms.quote.hex(),
             receipt=receipts[0].hex() if receipts else None,
         )

@@ -12,6 +12,7 @@ from protocol.records import decode_record
 from protocol.statements import Commit, Vote
 from tests.local_members import Gathering
 from tests.protocol.test_contest import FAULTY, gather_contest, make_contested_records
+from tests.protocol.test_unlock import run_unlocking
 from tests.strategies import make_economy, make_federation
 from tests.wrongdoing import find, gather_prefix, make_disaster, make_rivals, say
 
@@ -91,7 +92,7 @@ def test_the_list_of_accounts_that_contradicted_themselves_ends_somewhere():
     strangers = [FEDERATION.person(f"stranger {number}") for number in range(SLOTS_SHOWN_MAX + 5)]
     for memo in ("one", "two"):
         records = [FEDERATION.transfer(stranger, [output], memo) for stranger in strangers]
-        log = gathering.replica.logs[1]
+        log = gathering.replica.get_log((1, 0))
         gathering.receive(FEDERATION.batch(1, after=gathering.batches[log[len(log) - 1][0]], records=records))
     assert len(find(gathering)) == SLOTS_SHOWN_MAX
 
@@ -112,6 +113,16 @@ def test_contests_convict_the_faulty_member_whenever_it_spoke_twice_and_never_a_
         assert {verdict.kind for verdict in verdicts} == expected | {EvidenceKind.RECORDS}, seed
         assert {key for verdict in verdicts for key in verdict.keys} == {payer_key}
     assert strategies == {"both", "forked", "commits only"}
+
+
+def test_members_that_unlock_a_slot_are_never_accused_and_the_one_that_lies_is():
+    found = set()
+    for seed in range(60):
+        _, union = run_unlocking(seed)
+        charges = list_charges(union)
+        assert all(members in ((), (FAULTY,)) for _, members in charges), f"seed {seed}"
+        found |= charges
+    assert {("VOTES", (FAULTY,)), ("COMMITS", (FAULTY,)), ("HIDDEN_COMMIT", (FAULTY,))} <= found
 
 
 def test_a_quorum_of_one_half_lets_two_finals_be_found():

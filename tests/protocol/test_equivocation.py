@@ -80,7 +80,7 @@ def test_a_replica_keeps_a_proof_of_the_first_fork_that_it_finds():
         assert sum(fork is not None for fork in forks) == 1
         assert set(gathering.replica.forks) == {3}
         assert gathering.replica.forks[3] == EVIDENCE
-        assert gathering.replica.get_frontier() == {3: tuple(sorted((NEXT.id, RIGHT.id)))}
+        assert gathering.replica.get_frontier() == {(3, 0): tuple(sorted((NEXT.id, RIGHT.id)))}
 
 
 @settings(max_examples=100)

@@ -42,7 +42,7 @@ def test_ids_and_encodings_are_the_recorded_ones():
 
 def test_signed_documents_still_prove_what_they_proved():
     assert decode_budget_request(CHARTER, bytes.fromhex(VECTORS["budget_request"])).member == 1
-    assert verify_receipt(CHARTER, bytes.fromhex(VECTORS["receipt"])).members == (1, 2, 3)
+    assert verify_receipt({0: CHARTER}, bytes.fromhex(VECTORS["receipt"])).members == (1, 2, 3)
     for vector in VECTORS["evidence"]:
         verdict = verify_evidence({0: CHARTER}, bytes.fromhex(vector["encoded"]))
         assert (verdict.kind, list(verdict.members)) == (vector["kind"], vector["members"])

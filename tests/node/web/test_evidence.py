@@ -22,7 +22,7 @@ from tests.node.web.conftest import make_key, public
 async def betrayed(funded):
     """The member's key votes elsewhere for two payments of one person in one slot, and the node hears of it."""
     federation = funded.federation
-    log = funded.member.replica.logs[1]
+    log = funded.member.replica.get_log((1, 0))
     rivals = [federation.sign_payment(0, b"", amount) for amount in (1, 2)]
     batch = build_batch(
         federation.charter,

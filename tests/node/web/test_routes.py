@@ -32,7 +32,7 @@ async def test_a_payment_is_final_when_its_submission_returns(funded, federation
     payment = federation.sign_payment(0, b"", 1500)
     answer = await funded.call("submit_record", payment.encoded, wait=10)
     assert answer.state == "applied"
-    assert verify_receipt(federation.charter, answer.receipt).record == payment
+    assert verify_receipt({0: federation.charter}, answer.receipt).record == payment
     payer = await funded.call("get_account", encode_address(ACCOUNT, federation.person))
     assert (payer.millicredits, payer.next_sequence, payer.head) == (3500, 1, encode_address(RECORD, payment.id))
     assert [(lot.program_name, lot.expiry_epoch, lot.millicredits) for lot in payer.lots] == [("Students", 2, 3500)]
@@ -78,7 +78,7 @@ async def test_a_reader_waits_for_a_record_to_become_final(funded, federation):
         await funded.member.submit(payment.encoded)
     (record,) = answers
     assert (record.state, record.kind, record.sequence) == ("applied", "transfer", 0)
-    assert verify_receipt(federation.charter, record.receipt).record == payment
+    assert verify_receipt({0: federation.charter}, record.receipt).record == payment
     (output,) = record.body["outputs"]
     assert output["account"] == encode_address(ACCOUNT, federation.donor)
     assert output["program"] == encode_address(Kind.PROGRAM, federation.program.id)
