@@ -62,9 +62,9 @@ def make_unlock(federation: Federation, record: Record, attempt: int = 1) -> Unl
     return Unlock(encode_signed(request._replace(signature=payer.key.sign(request.compute_id(federation.id)))))
 
 
-def promise_nothing(batch: Batch, position: int) -> Promise:
-    """A promise that reports no commit."""
-    return Promise(batch.id, position, 0, b"")
+def promise(batch: Batch, position: int, reported: bytes = b"") -> Promise:
+    """A promise that reports a commit at attempt 0, or none."""
+    return Promise(batch.id, position, int(bool(reported)), reported)
 
 
 def gather_prefix(federation: Federation) -> Gathering:
@@ -90,7 +90,7 @@ def make_disaster() -> Gathering:
     second = say(gathering, 2, record=right)
     request = say(gathering, 1, Commit(first.id, 0, 0), make_unlock(federation, left))
     both = [*speak_of(first), *speak_of(second)]
-    say(gathering, 3, promise_nothing(request, 1), *both)
+    say(gathering, 3, promise(request, 1), *both)
     say(gathering, 4, *both)
     say(gathering, 2, Commit(second.id, 0, 0))
     log = gathering.replica.logs[3]

@@ -39,7 +39,7 @@ from tests.wrongdoing import (
     make_evidence,
     make_rivals,
     make_unlock,
-    promise_nothing,
+    promise,
     say,
     speak_of,
 )
@@ -225,18 +225,37 @@ def test_one_statement_for_a_whole_batch_can_contradict_itself():
             check_refused(proof)
 
 
-def hide(slots: Slots, commit: Batch, said_at: int, promise: Batch, promised_at: int, request: Batch, at: int) -> bytes:
+def test_a_single_vote_speaks_of_one_position_alone():
+    gathering = gather_prefix(FEDERATION)
+    log = gathering.replica.logs[2]
+    after = gathering.batches[log[len(log) - 1][0]]
+    both = FEDERATION.batch(2, after=after, records=[LEFT, RIGHT], statements=[Vote(b"", 0, 0, b"", 0)])
+    shown = [show_statement(ProvableBatch(both), number, ProvableBatch(both), 0) for number in (0, 1)]
+    check_refused(build_two_statements(EvidenceKind.VOTES, shown[0], shown[1]))
+
+
+def hide(slots: Slots, commit: Batch, said_at: int, hiding: Batch, promised_at: int, request: Batch, at: int) -> bytes:
     shown = slots.show(slots.left, commit, said_at)
     return build_hidden_commit(
-        shown, ProvableBatch(promise).prove_statement(promised_at), show_unlock(ProvableBatch(request), at)
+        shown, ProvableBatch(hiding).prove_statement(promised_at), show_unlock(ProvableBatch(request), at)
     )
+
+
+def test_a_promise_that_reports_the_commit_or_one_of_its_round_hides_nothing():
+    slots = Slots()
+    request = say(slots.gathering, 1, make_unlock(FEDERATION, LEFT))
+    said = say(
+        slots.gathering, 3, *(promise(request, 0, record.id) for record in (LEFT, RIGHT)), Commit(slots.left.id, 0, 0)
+    )
+    for promised_at in (0, 1):
+        check_refused(hide(slots, said, 2, said, promised_at, request, 0))
 
 
 @pytest.mark.parametrize("is_promise_first", [True, False])
 def test_a_promise_that_hides_a_commit_convicts_in_either_order(is_promise_first):
     slots = Slots()
     request = say(slots.gathering, 1, make_unlock(FEDERATION, LEFT))
-    statements: list[Statement] = [Commit(slots.left.id, 0, 0), promise_nothing(request, 0)]
+    statements: list[Statement] = [Commit(slots.left.id, 0, 0), promise(request, 0)]
     said = say(slots.gathering, 3, *(statements[::-1] if is_promise_first else statements))
     proof = hide(slots, said, int(is_promise_first), said, int(not is_promise_first), request, 0)
     verdict = verify_evidence(CHARTERS, proof)
@@ -250,12 +269,12 @@ def test_a_commit_in_the_promised_round_or_of_another_slot_or_member_is_not_hidd
     said = say(
         slots.gathering,
         3,
-        promise_nothing(request, 0),
+        promise(request, 0),
         Commit(slots.left.id, 0, 1),
         Commit(slots.left.id, 0, 0),
-        promise_nothing(elsewhere, 0),
+        promise(elsewhere, 0),
     )
-    by_another = say(slots.gathering, 4, promise_nothing(request, 0))
+    by_another = say(slots.gathering, 4, promise(request, 0))
     check_refused(hide(slots, said, 1, said, 0, request, 0))
     check_refused(hide(slots, said, 2, said, 3, elsewhere, 0))
     check_refused(hide(slots, said, 2, said, 0, elsewhere, 0))
