@@ -26,8 +26,8 @@ ALICE, BOB = ECONOMY.people
 PREFIX = make_prefix(FEDERATION)
 
 
-def pay(amount: int, **place: object) -> Record:
-    return FEDERATION.transfer(ALICE, [ECONOMY.output(BOB, amount)], **place)
+def pay(amount: int, **place: int) -> Record:
+    return FEDERATION.transfer(ALICE, [ECONOMY.output(BOB, amount)], "", **place)
 
 
 def choose_members(*numbers: int) -> tuple[Member, ...]:
