@@ -113,11 +113,6 @@ def get_public_key(key: Ed25519PrivateKey) -> bytes:
     return key.public_key().public_bytes_raw()
 
 
-def get_public_key(key: Ed25519PrivateKey) -> bytes:
-    """The public key of a private one."""
-    return key.public_key().public_bytes_raw()
-
-
 def make_id(label: str) -> bytes:
     """Some 32 bytes."""
     return sha256(label.encode()).digest()

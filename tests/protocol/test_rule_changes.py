@@ -41,7 +41,7 @@ def judge(
     ledger = make_ledger(*before)
     approved = {record.id} if is_approved else set()
     try:
-        check_record(record, ledger, Circumstances(epochs, frozenset(ripe), approved))
+        check_record(record, ledger, Circumstances(epochs, 0, frozenset(ripe), approved))
     except Rejected as rejection:
         return rejection.reason
     return None
