@@ -231,7 +231,7 @@ class Job(msgspec.Struct):
     epoch: int
     held: int
     paid: int | None
-    state: Literal["HELD", "SETTLED"]
+    state: Literal["HELD", "SETTLED", "RECLAIMED"]
     quote: str
     receipt: str | None
     """Hex id of the job's receipt that the settle names."""

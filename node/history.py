@@ -8,7 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from protocol.ledger import Ledger
-from protocol.records import Enrol, Grant, Hold, Record, Settle, Sponsor, Transfer
+from protocol.records import (
+    Enrol,
+    Grant,
+    Hold,
+    Leave,
+    Reclaim,
+    ReclaimRequest,
+    Record,
+    Reinstate,
+    Settle,
+    Sponsor,
+    Suspend,
+    Transfer,
+)
 
 
 def get_touched_accounts(record: Record, ledger: Ledger) -> Iterable[bytes]:
@@ -21,11 +34,15 @@ def get_touched_accounts(record: Record, ledger: Ledger) -> Iterable[bytes]:
             return (record.account, *(output.account for output in body.outputs))
         case Hold():
             return (record.account, body.payee)
-        case Settle():
+        case Settle() | Reclaim():
             hold = ledger.holds[record.account]
             return (hold.payer, hold.payee)
-        case Enrol():
+        case Enrol() | Leave():
             return (body.account,)
+        case ReclaimRequest():
+            return (record.account, ledger.holds[body.hold].payee)
+        case Suspend() | Reinstate():
+            return (record.account, body.account)
         case Sponsor():
             return (record.account, body.donor)
     return (record.account,)

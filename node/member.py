@@ -33,6 +33,7 @@ from protocol.contests import PromiseGiven, Slot
 from protocol.errors import InvalidInput, Reason, Rejected
 from protocol.finality import full_mask
 from protocol.limits import SEEN_PER_BATCH_MAX, STATEMENTS_PER_BATCH_MAX
+from protocol.receipts import has_valid_proofs, verify_receipt
 from protocol.records import Record, decode_record, has_valid_signatures
 from protocol.replica import Admission, Introduction, Replica
 from protocol.rules import Circumstances
@@ -286,6 +287,9 @@ class LedgerMember:
             if not self.replica.is_linked(batch, admissible):
                 self._note_fault(peer, "a batch that does not continue its log")
                 continue
+            if not has_valid_proofs(self.replica.ledger.charters, batch):
+                self._note_fault(peer, "a batch with a receipt that proves nothing")
+                continue
             admissible[batch.id] = batch
             queue.extendleft(self._parking.release(batch.id))
         return list(admissible.values())
@@ -312,6 +316,7 @@ class LedgerMember:
         self.voter.handle_admission(admission)
         for record in admission.applied:
             self.history.note(record, self.replica.ledger)
+            self.running_clock.note_applied(record, self.replica.ledger)
         if self.replica.contests and any(isinstance(statement, Promise) for statement in admission.batch.statements):
             self._has_promises.set()
             self._has_promises = trio.Event()
@@ -412,6 +417,17 @@ class LedgerMember:
         if not self.replica.is_final(record.id):
             self._check_signing()
             self._unlocks.add_proposal(proposal, record, self.compute_circumstances())
+            self._has_news.set()
+        await trio.lowlevel.checkpoint()
+        return record.id
+
+    async def submit_receipt(self, encoded: bytes) -> bytes:
+        """Take a receipt of finality; when its record is not final here, our next batch tells everybody. Returns the
+        record's id. Raises: InvalidInput; UserError."""
+        record = verify_receipt(self.replica.ledger.charters, encoded).record
+        if not self.replica.is_final(record.id):
+            self._check_signing()
+            self._unlocks.add_proof(record.id, encoded)
             self._has_news.set()
         await trio.lowlevel.checkpoint()
         return record.id

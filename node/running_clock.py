@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Container
 
 from node.storage.store import MarkKind, Store
+from protocol.ledger import Ledger
+from protocol.records import Reclaim, ReclaimRequest, Record, Settle
 
 SAVE_SECONDS = 60
 
@@ -31,14 +33,16 @@ class RunningClock:
         """Running seconds; never less than at the call before."""
         return self._before + int(self._steady_clock() - self._started)
 
-    def start_grace(self, request: bytes, grace_seconds: int) -> None:
-        """The request is final here now. When that was seen in an earlier run, the grace goes on from then."""
-        self._ripe_seconds.setdefault(request, self.read() + grace_seconds)
-
-    def forget(self, request: bytes) -> None:
-        """The hold that the request is about has ended."""
-        if self._ripe_seconds.pop(request, None) is not None:
-            self._store.remove_mark(MarkKind.GRACE_ENDS, request)
+    def note_applied(self, record: Record, ledger: Ledger) -> None:
+        """A reclaim request starts its hold's grace, unless an earlier run saw it; the hold's end stops it."""
+        match record.body:
+            case ReclaimRequest(hold=hold_id) if ledger.holds[hold_id].request == record.id:
+                grace_seconds = ledger.holds[hold_id].terms.grace_seconds
+                self._ripe_seconds.setdefault(record.id, self.read() + grace_seconds)
+            case Settle() | Reclaim():
+                request = ledger.holds[record.account].request
+                if self._ripe_seconds.pop(request, None) is not None:
+                    self._store.remove_mark(MarkKind.GRACE_ENDS, request)
 
     @property
     def ripe_requests(self) -> Container[bytes]:

@@ -1,4 +1,4 @@
-"""Requests and proposals of slot owners on their way into the member's next batch.
+"""Requests, proposals and receipts of slot owners on their way into the member's next batch.
 
 Nothing here is durable: an owner that gets no answer says the same again, or asks for the next attempt (spec 5.6).
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from node.submissions import Busy
-from protocol.errors import Rejected
+from protocol.errors import Reason, Rejected
+from protocol.limits import STATEMENT_BYTES_MAX
 from protocol.records import Record
 from protocol.rules import Circumstances
-from protocol.statements import Proposal, SlotProposal, Statement, Unlock, UnlockRequest, encode_signed
+from protocol.statements import Proof, Proposal, SlotProposal, Statement, Unlock, UnlockRequest, encode_signed
 from protocol.voting import Voter
 
 WISHES_MAX = 256
@@ -31,6 +32,7 @@ class UnlockQueue:
     def __init__(self, voter: Voter) -> None:
         self._voter = voter
         self._wishes: dict[bytes, Wish] = {}
+        self._proofs: dict[bytes, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._wishes)
@@ -46,6 +48,14 @@ class UnlockQueue:
         contest = self._voter.replica.contests.get(proposal.slot)
         if contest is None or proposal not in contest.proposals.values():
             self._add(Wish(proposal, record), circumstances)
+
+    def add_proof(self, record_id: bytes, receipt: bytes) -> None:
+        """A verified receipt of a record that is not final here. Raises: Busy; Rejected when no statement holds it."""
+        if len(receipt) > STATEMENT_BYTES_MAX - 16:
+            raise Rejected(Reason.LIMIT_EXCEEDED, "the receipt is too long to be told in a batch")
+        if len(self._proofs) >= WISHES_MAX:
+            raise Busy("this node is busy: send the same again in a moment")
+        self._proofs[record_id] = receipt
 
     def _add(self, wish: Wish, circumstances: Circumstances) -> None:
         self._check(wish, circumstances)
@@ -65,6 +75,10 @@ class UnlockQueue:
         attempt 0. What no longer passes is dropped."""
         statements: list[Statement] = []
         records: dict[bytes, Record] = {}
+        proofs, self._proofs = self._proofs, {}
+        for record_id, receipt in proofs.items():
+            if not self._voter.replica.is_final(record_id):
+                statements.append(Proof(receipt))
         wishes, self._wishes = self._wishes, {}
         for encoded, wish in wishes.items():
             try:

@@ -22,6 +22,7 @@ class Tag(Enum):
 
     CHARTER = b"allmende:charter"
     ACCOUNT = b"allmende:account"
+    MEMBER_ACCOUNT = b"allmende:memacct"
     ISSUANCE = b"allmende:issuanc"
     RECORD = b"allmende:record\0"
     BATCH = b"allmende:batch\0\0"
@@ -61,10 +62,15 @@ def compute_id(tag: Tag, federation: bytes, unsigned: bytes) -> bytes:
 
 
 def compute_account_id(federation: bytes, public_key: bytes) -> bytes:
-    """An account is named by the hash of its first key; later keys don't change the name (spec 3.2)."""
+    """A person's or donor's account is named by its first key; later keys don't change the name (spec 3.2)."""
     return compute_id(Tag.ACCOUNT, federation, public_key)
 
 
-def compute_issuance_account_id(federation: bytes, member_key: bytes, epoch: int) -> bytes:
-    """The account from which a member grants in one epoch; it exists from genesis on (spec 7.4)."""
-    return compute_id(Tag.ISSUANCE, federation, member_key + epoch.to_bytes(4, "big"))
+def compute_member_account_id(federation: bytes, member: int) -> bytes:
+    """A member's own account: named by its number, which outlives every key (spec 3.2)."""
+    return compute_id(Tag.MEMBER_ACCOUNT, federation, member.to_bytes(4, "big"))
+
+
+def compute_issuance_account_id(federation: bytes, member: int, epoch: int) -> bytes:
+    """The account from which a member grants in one epoch (spec 7.4)."""
+    return compute_id(Tag.ISSUANCE, federation, member.to_bytes(4, "big") + epoch.to_bytes(4, "big"))

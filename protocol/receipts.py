@@ -38,7 +38,7 @@ from protocol.merkle import compute_levels, compute_path, compute_root_from_path
 from protocol.records import Record, decode_record
 from protocol.replica import Introduction, Replica
 from protocol.signatures import SIGNATURE_BYTES
-from protocol.statements import Commit, CommitBatch, decode_statement
+from protocol.statements import Commit, CommitBatch, Proof, decode_statement
 
 RECEIPT_BYTES_MAX = RECORD_BYTES_MAX + MEMBERS_MAX * 2048
 _PATH = list_of(binary(ID_BYTES), 16)
@@ -172,6 +172,17 @@ def _verify_commit(charters: Charters, introductions: list[tuple[bytes, int]], p
     return header.member, Round(header.charter_version, attempt)
 
 
+def has_valid_proofs(charters: Charters, batch: Batch) -> bool:
+    """True when each receipt that the batch carries as a statement proves what it says (spec 4.2)."""
+    try:
+        for statement in batch.statements:
+            if isinstance(statement, Proof):
+                verify_receipt(charters, statement.receipt)
+    except InvalidInput:
+        return False
+    return True
+
+
 class ProvableBatch:
     """A batch with its Merkle trees, computed once for all the receipts that need it."""
 
@@ -194,6 +205,8 @@ def build_receipt(replica: Replica, record_id: bytes, fetch: Callable[[bytes], P
 
     `fetch` reads a stored batch. Of the members that committed, the heaviest that make a quorum are shown.
     """
+    if record_id in replica.proofs:
+        return replica.proofs[record_id]
     located = replica.get_introductions(record_id)
     chosen = _choose_commits(replica, located)
     used = sorted({number for number, *_ in chosen})

@@ -7,7 +7,7 @@ replicas that hold the same batches have the same state, byte for byte: a CRDT (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from protocol.attempts import Claim, Round
@@ -20,12 +20,13 @@ from protocol.finality import CommitStatement, Tally, full_mask, iterate_positio
 from protocol.identifiers import Tag
 from protocol.ledger import Ledger
 from protocol.merkle import compute_leaf, compute_root
-from protocol.records import Record
+from protocol.records import Record, decode_record
 from protocol.statements import (
     Adopt,
     Commit,
     CommitBatch,
     Promise,
+    Proof,
     Proposal,
     Statement,
     Unlock,
@@ -35,6 +36,7 @@ from protocol.statements import (
     decode_slot_proposal,
     decode_unlock_request,
     encode_signed,
+    get_proven_record,
 )
 
 LogName = tuple[int, int]
@@ -52,10 +54,10 @@ class Introduction:
 
     __slots__ = ("aliases", "batch", "commit_statements", "commits", "final", "ids", "records", "votes")
 
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch.id
-        self.ids = tuple([record.id for record in batch.records])
-        self.records: dict[int, Record] = dict(enumerate(batch.records))
+    def __init__(self, batch: bytes, records: Sequence[Record]) -> None:
+        self.batch = batch
+        self.ids = tuple([record.id for record in records])
+        self.records: dict[int, Record] = dict(enumerate(records))
         """Position -> record, until it is final."""
         self.votes: dict[Ballot, Tally] = {}
         self.commits: dict[Round, Tally] = {}
@@ -124,6 +126,8 @@ class Replica:
         self._rivals: dict[Slot, list[tuple[Introduction, int]]] = {}
         """Open slots with several records: where all of them stand."""
         self._requests: dict[Place, UnlockRequest] = {}
+        self.proofs: dict[bytes, bytes] = {}
+        """Receipts that members logged, by the records that they prove."""
         self.double_finals: dict[Slot, set[bytes]] = {}
         """Slots in which a record became final after another one: more was faulty than the quorum tolerates."""
         self._losers: dict[bytes, Record] = {}
@@ -263,27 +267,29 @@ class Replica:
     def _introduce(self, batch: Batch) -> Introduction | None:
         if not batch.records:
             return None
-        introduction = Introduction(batch)
+        introduction = Introduction(batch.id, batch.records)
         self._introductions[batch.id] = introduction
         for position, record in enumerate(batch.records):
-            place = (introduction, position)
-            located = self._located.setdefault(record.id, place)
-            if located is not place:
-                introduction.aliases[position] = located
-                del introduction.records[position]
-                self._repeated.setdefault(record.id, []).append(place)
-            elif self.ledger.is_decided(record.scope, record.sequence):
-                self._losers[record.id] = introduction.records.pop(position)
-            else:
-                self._claim((record.scope, record.sequence), place)
+            self._place(introduction, position, record)
         if introduction.records:
             self._open[batch.id] = introduction
         return introduction
 
-    def _claim(self, slot: Slot, place: tuple[Introduction, int]) -> None:
-        first = self._claimed.setdefault(slot, place)
-        if first is not place:
-            self._rivals.setdefault(slot, [first]).append(place)
+    def _place(self, introduction: Introduction, position: int, record: Record) -> None:
+        """Note where a record stands, and that it claims its slot."""
+        place = (introduction, position)
+        located = self._located.setdefault(record.id, place)
+        if located is not place:
+            introduction.aliases[position] = located
+            del introduction.records[position]
+            self._repeated.setdefault(record.id, []).append(place)
+        elif self.ledger.is_decided(record.scope, record.sequence):
+            self._losers[record.id] = introduction.records.pop(position)
+        else:
+            slot = (record.scope, record.sequence)
+            first = self._claimed.setdefault(slot, place)
+            if first is not place:
+                self._rivals.setdefault(slot, [first]).append(place)
 
     def _decide(self, record: Record) -> None:
         """The record is final: its rivals never will be, and nobody need unlock its slot."""
@@ -307,10 +313,13 @@ class Replica:
     ) -> None:
         """Count a statement; the batch that it speaks of is here, as a parent of the one that carries it."""
         if not isinstance(statement, (VoteBatch, CommitBatch, Vote, Commit)):
-            if isinstance(statement, Adopt):
-                self._note_adoption(header, statement)
-            else:
-                self._note_unlocking(header, (batch_id, position), statement)
+            match statement:
+                case Adopt():
+                    self._note_adoption(header, statement)
+                case Proof():
+                    self._note_proof(batch_id, statement, admission)
+                case _:
+                    self._note_unlocking(header, (batch_id, position), statement)
             return
         introduction = self._introductions.get(statement.batch or batch_id)
         if introduction is None:
@@ -391,19 +400,33 @@ class Replica:
             tally = counted.commits.setdefault(spoken_round, Tally())
             reached = tally.add(member, weight, positions, charter.quorum) & ~counted.final
             if reached:
-                counted.final |= reached
-                admission.final.append((counted, reached))
-                for position in iterate_positions(reached):
-                    record = counted.records.pop(position, None)
-                    if record is None:
-                        loser = self._losers[counted.ids[position]]
-                        self.double_finals.setdefault((loser.scope, loser.sequence), set()).add(loser.id)
-                        continue
-                    self.final_count += 1
-                    self._decide(record)
-                    admission.applied.extend(self.ledger.offer(record))
-                self._close_if_done(counted)
-                self._advance()
+                self._finalise(counted, reached, admission)
+
+    def _finalise(self, counted: Introduction, reached: int, admission: Admission) -> None:
+        counted.final |= reached
+        admission.final.append((counted, reached))
+        for position in iterate_positions(reached):
+            record = counted.records.pop(position, None)
+            if record is None:
+                loser = self._losers[counted.ids[position]]
+                self.double_finals.setdefault((loser.scope, loser.sequence), set()).add(loser.id)
+                continue
+            self.final_count += 1
+            self._decide(record)
+            admission.applied.extend(self.ledger.offer(record))
+        self._close_if_done(counted)
+        self._advance()
+
+    def _note_proof(self, batch_id: bytes, proof: Proof, admission: Admission) -> None:
+        """A receipt counts as its commits: without that, replicas could disagree for ever about a record that a forked
+        member helped to make final on a branch which some of them never take in (spec 4.7)."""
+        record = decode_record(self.federation, get_proven_record(proof))
+        self.proofs.setdefault(record.id, proof.receipt)
+        if record.id not in self._located:
+            self._place(Introduction(batch_id, [record]), 0, record)
+        counted, position = self._located[record.id]
+        if not counted.final >> position & 1:
+            self._finalise(counted, 1 << position, admission)
 
     # -- comparing ----------------------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ class Turns:
         if circumstances is None:
             return
         if slot[0][0] == ScopeKind.HOLD and index == PAYER_TURN:
-            request = ledger.holds[slot[0][1:]].reclaim_request
+            request = ledger.holds[slot[0][1:]].request
             if request not in circumstances.ripe_requests:
                 raise Rejected(Reason.TURN_WRONG, "the payer's turns begin when the hold's grace has passed")
         seen_seconds = self._seen_seconds.setdefault(slot, circumstances.running_seconds)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from node import api
 from node.addresses import Kind as AddressKind
@@ -16,8 +16,7 @@ from node.member import LedgerMember
 from node.network.peer_ids import compute_peer_id
 from protocol.attempts import FIRST_ROUND
 from protocol.contests import Slot
-from protocol.identifiers import compute_account_id
-from protocol.ledger import HoldState, ProgramState
+from protocol.ledger import HoldPhase, HoldState, ProgramState
 from protocol.messages import compute_frontier_digest
 from protocol.records import Kind, Record, ScopeKind, Settle, account_scope, hold_scope
 from protocol.rules import find_turn
@@ -67,6 +66,13 @@ def describe_body(content: Any, field: str = "") -> Any:
     return content
 
 
+_HOLD_STATES: dict[HoldPhase, Literal["HELD", "SETTLED", "RECLAIMED"]] = {
+    HoldPhase.OPEN: "HELD",
+    HoldPhase.SETTLED: "SETTLED",
+    HoldPhase.RECLAIMED: "RECLAIMED",
+}
+
+
 class _Digests(NamedTuple):
     batches: int
     state_root: str
@@ -111,7 +117,7 @@ class LedgerViews:
                 api.Member(
                     number=member.number,
                     name=member.name,
-                    address=name_account(compute_account_id(charter.federation, member.member_key)),
+                    address=name_account(charter.get_member_account(member.number)),
                     weight=member.weight,
                     peer_id=compute_peer_id(member.peer_key),
                     is_forked=member.number in self._member.replica.forks,
@@ -329,7 +335,7 @@ class LedgerViews:
             epoch=state.epoch,
             held=state.amount,
             paid=None if state.is_open else state.paid,
-            state="HELD" if state.is_open else "SETTLED",
+            state=_HOLD_STATES[state.phase],
             quote=state.terms.quote.hex(),
             receipt=receipts[0].hex() if receipts else None,
         )

@@ -36,7 +36,7 @@ def make_cluster() -> Cluster:
     for batch in make_prefix(FEDERATION):
         cluster.hand_out(batch)
     cluster.settle_down()
-    cluster.finalise(make_records_of_every_kind(FEDERATION)[5:])
+    cluster.finalise(make_records_of_every_kind(FEDERATION)[5:8])
     return cluster
 
 

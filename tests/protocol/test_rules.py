@@ -294,7 +294,14 @@ def test_a_member_can_t_grant_more_than_its_cap():
 
 
 def test_only_waiting_reasons_can_pass_by_themselves():
-    assert {Reason.PREDECESSOR_MISSING, Reason.REFERENCE_MISSING, Reason.FUNDS_MISSING} == WAITING_REASONS
+    assert {
+        Reason.PREDECESSOR_MISSING,
+        Reason.REFERENCE_MISSING,
+        Reason.NOT_APPROVED,
+        Reason.GRACE_RUNNING,
+        Reason.FUNDS_MISSING,
+        Reason.CHARTER_CHANGING,
+    } == WAITING_REASONS
 
 
 # -- precedence -------------------------------------------------------------------------------------------------------

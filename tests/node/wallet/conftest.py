@@ -140,7 +140,7 @@ class Federation:
         return next(iter(self.charter.member_accounts))
 
     def declare(self, name, *, is_transferable=1, expiry_epochs=2):
-        body = Program(name, "for a test", 10**6, expiry_epochs, is_transferable, ())
+        body = Program(1, name, "for a test", 10**6, expiry_epochs, is_transferable, ())
         return self.sign(Kind.PROGRAM, self.member_account, body)
 
     def enrol(self, request_bytes):

@@ -40,7 +40,7 @@ def hold(wallet, federation, fund):
     donor_key = DONOR.public_key().public_bytes_raw()
     donor = compute_account_id(federation.charter.federation, donor_key)
     with federation.lock:
-        sponsor = federation.sign(Kind.SPONSOR, federation.member_account, Sponsor(donor, 2))
+        sponsor = federation.sign(Kind.SPONSOR, federation.member_account, Sponsor(1, donor, 2))
     policy = federation.charter.policy
     terms = Terms(0, QUOTE, METER.public_key().public_bytes_raw(), 3600, policy.acceptable_use, sponsor.id, "training")
 

@@ -185,7 +185,7 @@ def donor(wallet, federation, fund):
     fund(wallet, FUNDS)
     account = compute_account_id(wallet.charter.federation, DONOR_PUBLIC)
     with federation.lock:
-        sponsor = federation.sign(Kind.SPONSOR, federation.member_account, Sponsor(account, federation.epochs[-1]))
+        sponsor = federation.sign(Kind.SPONSOR, federation.member_account, Sponsor(1, account, federation.epochs[-1]))
     donor = ScriptedDonor(wallet, wallet.client, sponsor.id)
     wallet.__dict__["client"] = donor
     yield donor
