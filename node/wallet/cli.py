@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from node.wallet.journal import Entry
-    from node.wallet.payments import Outcome
+    from node.wallet.sending import Outcome
+    from node.wallet.unlocking import Freed
     from node.wallet.wallet import Wallet
 
 EXIT_NOT_YET = 3
@@ -117,24 +118,38 @@ def restore(
 ) -> None:
     """Bring a wallet back from its 24 words (asked for, or read from standard input).
 
-    Stop using the old one first: two machines that sign for one account stop it. So nothing is restored while a
-    record of the account is on its way.
+    Whatever the old machine signed and did not send can't become final later: the account's next slot is filled at
+    once, with a record that is on its way or with a payment of 0.001 credits to yourself.
     """
     from node.mnemonics import check_mnemonic
-    from node.wallet.restoring import check_nothing_pending
+    from node.wallet.unlocking import describe_freed, unlock_account
     from node.wallet.wallet import Wallet, check_no_wallet
 
     check_no_wallet(home)
     words = check_mnemonic(_read_words())
-    check_nothing_pending(home, node_url, words, federation)
     passphrase = _choose_passphrase(passphrase_file, no_passphrase)
     with Wallet.create(home, node_url, words, passphrase, federation=federation) as wallet:
-        document = {"address": wallet.address, "federation": wallet.federation_address}
-        lines = [
-            f"Restored: {wallet.address}",
-            "What was signed on the old machine and reached no node is not known here: never use both.",
-        ]
-        emit(document, lines, as_json)
+        try:
+            freed = unlock_account(wallet, wallet.unlock(passphrase))
+        except UserError as error:
+            kind = Unreachable if isinstance(error, Unreachable) else UserError
+            raise kind(
+                f"{wallet.address} is restored, but a record of the old machine may still come between: {error}. Run "
+                "`allmende wallet unlock` before the next payment"
+            ) from error
+        document = {"address": wallet.address, "federation": wallet.federation_address} | _describe_freed(freed)
+        emit(document, [f"Restored: {wallet.address}", describe_freed(freed)], as_json)
+
+
+def _describe_freed(freed: Freed | None) -> dict[str, Any]:
+    from node.addresses import Kind, encode_address
+
+    record = freed.record if freed else None
+    return {
+        "slot": freed.sequence if freed else None,
+        "final": encode_address(Kind.RECORD, record.id) if record else None,
+        "attempts": freed.attempts if freed else 0,
+    }
 
 
 @group.group(invoke_without_command=True)
@@ -304,7 +319,7 @@ def send(
     The credits that expire soonest go first. Example: allmende wallet send alm1q... 12.5 --memo "thank you"
     """
     from node.addresses import Kind, decode_address
-    from node.wallet.payments import Payment, find_same_payment, plan_transfer, send_transfer, submit_entry
+    from node.wallet.payments import Payment, find_same_payment, plan_transfer, send_transfer
     from node.wallet.wallet import Wallet
     from protocol.credits import format_credits, parse_credits
 
@@ -317,21 +332,20 @@ def send(
                 "To pay twice, run the command once more afterwards.",
                 err=True,
             )
-            _tell(context, wallet, submit_entry(wallet, same, wait_seconds), as_json, was_pending=True)
-            return
-        plan = plan_transfer(wallet, payment)
-        lines = [f"{format_credits(payment.amount)} credits to {to.strip()}", *_iterate_draws(plan.draws)]
-        if dry_run:
-            emit({"dry_run": True, **_describe_plan(to, plan)}, ["It would pay:", *lines], as_json)
-            return
-        if not yes and sys.stdin.isatty():
-            for line in lines:
-                click.echo(line, err=True)
-        confirm("Pay this?", yes)
+        else:
+            plan = plan_transfer(wallet, payment)
+            lines = [f"{format_credits(payment.amount)} credits to {to.strip()}", *_iterate_draws(plan.draws)]
+            if dry_run:
+                emit({"dry_run": True, **_describe_plan(to, plan)}, ["It would pay:", *lines], as_json)
+                return
+            if not yes and sys.stdin.isatty():
+                for line in lines:
+                    click.echo(line, err=True)
+            confirm("Pay this?", yes)
         key = wallet.unlock(make_passphrase(passphrase_file))
         with explain_interruption("the payment may be signed already and become final; see `allmende wallet pending`"):
-            outcome = send_transfer(wallet, key, payment, wait_seconds)
-        _tell(context, wallet, outcome, as_json)
+            outcome = send_transfer(wallet, key, payment, wait_seconds, same)
+        _tell(context, wallet, outcome, as_json, was_pending=same is not None)
 
 
 def _describe_plan(to: str, plan: Any) -> dict[str, Any]:
@@ -416,7 +430,8 @@ def pending(
     While something is pending, nothing new is signed after it. A node that refuses a record is not believed alone:
     other members may have voted for it. It leaves this list when a receipt proves it, or another record, final.
     """
-    from node.wallet.payments import is_open, resend_pending
+    from node.wallet.payments import resend_pending
+    from node.wallet.sending import is_open
     from node.wallet.wallet import Wallet
 
     with Wallet.open(home, node_url) as wallet:
@@ -440,3 +455,40 @@ def _iterate_pending(described: list[dict[str, Any]]) -> Iterator[str]:
         yield f"{entry['state']:<9} {day}  {entry['purpose']}  {entry['record']}"
         if entry["refusal"] or entry["reason"]:
             yield f"          {entry['refusal'] or entry['reason']}"
+
+
+@group.command()
+@home_option
+@node_option
+@passphrase_option
+@wait_option
+@json_option
+@click.pass_context
+def unlock(
+    context: click.Context,
+    home: Path,
+    node_url: str | None,
+    passphrase_file: Path | None,
+    wait_seconds: float,
+    as_json: bool,
+) -> None:
+    """Free the account's next slot by hand, when several records claim it or one never becomes final.
+
+    Payments do this by themselves. Either a record that is known becomes final there, or a payment of 0.001 credits
+    to yourself; nothing else that was signed for the slot, here or on another machine, ever will.
+    """
+    from node.wallet.unlocking import describe_freed, unlock_account
+    from node.wallet.wallet import Wallet
+
+    with Wallet.open(home, node_url) as wallet:
+        found = wallet.client.get_slot(wallet.address)
+        if not as_json:
+            click.echo(
+                f"Slot {found.sequence}: {len(found.records)} records claim it, {found.attempt} attempts so far.",
+                err=True,
+            )
+        freed = unlock_account(wallet, wallet.unlock(make_passphrase(passphrase_file)), wait_seconds)
+        document = {"claims": len(found.records), "attempts_before": found.attempt} | _describe_freed(freed)
+        emit(document, [describe_freed(freed)], as_json)
+        if freed is not None and freed.record is None:
+            context.exit(EXIT_NOT_YET)
