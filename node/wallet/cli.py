@@ -13,6 +13,7 @@ import click
 
 from node.errors import Refused, Unreachable, UserError
 from node.terminal import confirm, dry_run_option, emit, explain_interruption, home_option, json_option, yes_option
+from node.wallet.cli_unlock import EXIT_NOT_YET, describe_document, tell_lost, unlock
 from node.wallet.options import format_date, make_passphrase, node_option, passphrase_option, wait_option
 
 if TYPE_CHECKING:
@@ -20,10 +21,7 @@ if TYPE_CHECKING:
 
     from node.wallet.journal import Entry
     from node.wallet.sending import Outcome
-    from node.wallet.unlocking import Freed
     from node.wallet.wallet import Wallet
-
-EXIT_NOT_YET = 3
 
 
 @click.group()
@@ -137,19 +135,8 @@ def restore(
                 f"{wallet.address} is restored, but a record of the old machine may still come between: {error}. Run "
                 "`allmende wallet unlock` before the next payment"
             ) from error
-        document = {"address": wallet.address, "federation": wallet.federation_address} | _describe_freed(freed)
+        document = {"address": wallet.address, "federation": wallet.federation_address} | describe_document(freed)
         emit(document, [f"Restored: {wallet.address}", describe_freed(freed)], as_json)
-
-
-def _describe_freed(freed: Freed | None) -> dict[str, Any]:
-    from node.addresses import Kind, encode_address
-
-    record = freed.record if freed else None
-    return {
-        "slot": freed.sequence if freed else None,
-        "final": encode_address(Kind.RECORD, record.id) if record else None,
-        "attempts": freed.attempts if freed else 0,
-    }
 
 
 @group.group(invoke_without_command=True)
@@ -379,6 +366,7 @@ def _tell(
     context: click.Context, wallet: Wallet, outcome: Outcome, as_json: bool, *, was_pending: bool = False
 ) -> None:
     """Say what became of one record; the exit status is 0 only when it is proven to be final."""
+    tell_lost(outcome.lost)
     if outcome.verified is None and outcome.refusal:
         kept = "" if outcome.entry.state == "rejected" else _KEPT
         raise Refused(f"{wallet.node_url} refused it: {outcome.refusal}{kept}")
@@ -457,38 +445,4 @@ def _iterate_pending(described: list[dict[str, Any]]) -> Iterator[str]:
             yield f"          {entry['refusal'] or entry['reason']}"
 
 
-@group.command()
-@home_option
-@node_option
-@passphrase_option
-@wait_option
-@json_option
-@click.pass_context
-def unlock(
-    context: click.Context,
-    home: Path,
-    node_url: str | None,
-    passphrase_file: Path | None,
-    wait_seconds: float,
-    as_json: bool,
-) -> None:
-    """Free the account's next slot by hand, when several records claim it or one never becomes final.
-
-    Payments do this by themselves. Either a record that is known becomes final there, or a payment of 0.001 credits
-    to yourself; nothing else that was signed for the slot, here or on another machine, ever will.
-    """
-    from node.wallet.unlocking import describe_freed, unlock_account
-    from node.wallet.wallet import Wallet
-
-    with Wallet.open(home, node_url) as wallet:
-        found = wallet.client.get_slot(wallet.address)
-        if not as_json:
-            click.echo(
-                f"Slot {found.sequence}: {len(found.records)} records claim it, {found.attempt} attempts so far.",
-                err=True,
-            )
-        freed = unlock_account(wallet, wallet.unlock(make_passphrase(passphrase_file)), wait_seconds)
-        document = {"claims": len(found.records), "attempts_before": found.attempt} | _describe_freed(freed)
-        emit(document, [describe_freed(freed)], as_json)
-        if freed is not None and freed.record is None:
-            context.exit(EXIT_NOT_YET)
+group.add_command(unlock)

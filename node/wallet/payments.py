@@ -20,7 +20,7 @@ from node.errors import Unreachable, UserError
 from node.wallet.journal import Entry, State
 from node.wallet.lots import Lot, choose_lots, read_lots
 from node.wallet.sending import WAIT_SECONDS, Outcome, find_pending, is_open, read_account, reread, submit_entry
-from node.wallet.unlocking import finish_entry
+from node.wallet.unlocking import finish_entry, list_lost
 from protocol.credits import format_credits
 from protocol.limits import MEMO_BYTES_MAX
 from protocol.records import (
@@ -155,21 +155,23 @@ def spend(
     Raises: UserError when something earlier is still pending (nothing was signed); Unreachable (when it was signed,
     the text says that it is kept).
     """
+    lost: list[Entry] = []
     for _ in range(ROUNDS_MAX):
         if entry is None:
-            _finish_pending(wallet, key, wait_seconds)
+            lost += _finish_pending(wallet, key, wait_seconds)
             entry = sign_next(wallet, key, kind, purpose, build_body)
             if entry is None:
                 continue
         outcome = finish_entry(wallet, key, entry, wait_seconds)
         if outcome.entry.state is not State.REJECTED:
-            return outcome
+            return outcome._replace(lost=tuple(lost))
         entry = None
     raise UserError("other commands and machines of this wallet keep signing: it was not paid, try again")
 
 
-def _finish_pending(wallet: Wallet, key: Ed25519PrivateKey, wait_seconds: float) -> None:
-    """Raise UserError unless all that the account signed before is final now, or lost its slot."""
+def _finish_pending(wallet: Wallet, key: Ed25519PrivateKey, wait_seconds: float) -> list[Entry]:
+    """Raise UserError unless all that the account signed before is final now, or lost its slot; those that did."""
+    before = find_pending(wallet)
     while pending := find_pending(wallet):
         try:
             outcome = finish_entry(wallet, key, pending[0], wait_seconds)
@@ -181,6 +183,7 @@ def _finish_pending(wallet: Wallet, key: Ed25519PrivateKey, wait_seconds: float)
                 f"an earlier record of this wallet is not final yet{why}, so nothing new was signed: "
                 "see `allmende wallet pending`"
             )
+    return list_lost(wallet, before)
 
 
 def send_transfer(

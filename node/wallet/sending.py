@@ -46,6 +46,8 @@ class Outcome(NamedTuple):
     """Why a node refused it, or why its proof does not hold; empty when nobody said no."""
     is_contested: bool = False
     """The node says that the slot has other claims, too: only its owner can free it."""
+    lost: tuple[Entry, ...] = ()
+    """Records of earlier commands that lost their slots meanwhile: what they were for was not done."""
 
 
 class Proven(NamedTuple):

@@ -20,7 +20,7 @@ from node import api
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
 from node.errors import Refused, Unreachable, UserError
-from node.wallet.journal import Entry
+from node.wallet.journal import Entry, State
 from node.wallet.lots import Lot, choose_lots, read_lots
 from node.wallet.sending import (
     WAIT_SECONDS,
@@ -62,9 +62,9 @@ if TYPE_CHECKING:
 
     from node.wallet.wallet import Wallet
 
-PROMISE_SECONDS = 4
-PROPOSAL_SECONDS = 4
-"""How long one attempt waits for promises, and then for its certificate, before another is asked for."""
+STEP_SECONDS = 4
+"""How long the first attempt waits for promises, and then for its certificate; each further one waits twice as long, so
+however slow the network is, some attempt is long enough. At most WAIT_SECONDS_MAX of the API."""
 
 PAUSE_SECONDS_FIRST = 0.5
 PAUSE_SECONDS_MAX = 8.0
@@ -147,7 +147,7 @@ def unlock_slot(
     while record is None:
         try:
             with wallet.lock():
-                record = unlocking.look() or unlocking.attempt(min(deadline, time.monotonic() + PROPOSAL_SECONDS))
+                record = unlocking.look() or unlocking.attempt(deadline - time.monotonic())
         except Unreachable:
             if time.monotonic() > deadline:
                 raise
@@ -217,9 +217,10 @@ class _Unlocking:
 
     # -- one attempt ------------------------------------------------------------------------------------------------
 
-    def attempt(self, deadline: float) -> Record | None:
+    def attempt(self, seconds_left: float) -> Record | None:
         """Ask, wait for promises, propose; the record that became final, or None: another attempt is needed."""
         wallet = self._wallet
+        step_seconds = int(min(STEP_SECONDS << min(self.attempts, 8), api.WAIT_SECONDS_MAX, max(1.0, seconds_left)))
         attempt = max([self._asked, *(entry.attempt for entry in wallet.journal.slot(*self._slot))]) + 1
         if attempt > ATTEMPT_MAX:
             raise UserError(f"slot {self._slot[1]} of this account was unlocked too often: wait for the next charter")
@@ -227,7 +228,7 @@ class _Unlocking:
         self.attempts += 1
         request = sign_unlock_request(wallet.federation, self._slot, attempt, self._public_key, self._key)
         try:
-            promises = wallet.client.post_unlock(encode_signed(request), wait=PROMISE_SECONDS)
+            promises = wallet.client.post_unlock(encode_signed(request), wait=step_seconds)
         except Rejected as rejection:
             self._tell_if_hopeless(rejection)
             return None
@@ -235,7 +236,7 @@ class _Unlocking:
         if promises.is_decided or not promises.has_quorum:
             return None
         record = self._choose_record(promises)
-        return self._propose(record, attempt, promises, deadline) if record is not None else None
+        return self._propose(record, attempt, promises, step_seconds) if record is not None else None
 
     def _tell_if_hopeless(self, rejection: Rejected) -> None:
         if rejection.reason in (Reason.WRITER_WRONG, Reason.SIGNATURE_INVALID):
@@ -267,8 +268,9 @@ class _Unlocking:
         draft = RecordDraft(Kind.TRANSFER, account.epoch, *self._slot, head, body, (self._public_key,))
         return sign_record(self._wallet.federation, draft, [self._key])
 
-    def _propose(self, record: Record, attempt: int, promises: api.Promises, deadline: float) -> Record | None:
+    def _propose(self, record: Record, attempt: int, promises: api.Promises, seconds: int) -> Record | None:
         wallet = self._wallet
+        deadline = time.monotonic() + seconds
         known = wallet.journal.find(record.id)
         purpose = known.purpose if known else OTHER_PURPOSE if record.id in self._claims else FENCE_PURPOSE
         entry = wallet.journal.add(*self._slot, record.id, record.encoded, purpose, attempt=attempt)
@@ -299,6 +301,12 @@ def _choose_fence_lot(wallet: Wallet, account: api.Account) -> Lot | None:
         return choose_lots(lots, FENCE_MILLICREDITS, account.epoch, lambda lot: True, "moved")[0][0]
     except UserError:
         return None
+
+
+def list_lost(wallet: Wallet, entries: Iterable[Entry]) -> list[Entry]:
+    """Those of this wallet's own records that can never become final any more: what they were for was not done."""
+    known = [reread(wallet, entry) for entry in entries if entry.attempt == 0]
+    return [entry for entry in known if entry.state is State.REJECTED]
 
 
 def describe_freed(freed: Freed | None) -> str:

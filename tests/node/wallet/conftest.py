@@ -52,6 +52,7 @@ class Node(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.fault = lambda method, path: None
         self.received = []
+        self.proposals = []
         self.overrides = {}
         self.slot_overrides = {}
         self.forged_receipt = None
@@ -77,6 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = parts.path.removeprefix(api.PREFIX).strip("/").split("/")
         if (method, path) == ("POST", ["records"]):
             self.server.received.append(body)
+        if (method, path) == ("POST", ["proposals"]):
+            self.server.proposals.append(body)
         fault = self.server.fault(method, "/".join(path))
         if fault == "drop":
             self.close_connection = True

@@ -51,6 +51,11 @@ def _public(key):
     return key.public_key().public_bytes_raw()
 
 
+def split_proposal(body):
+    """(proposal, record) of a request's body."""
+    return decode(items(binary_up_to(10**6), binary_up_to(10**6)), body, 10**6)
+
+
 class Federation:
     """One member, which is enough for receipts that hold. Methods are called under `lock`."""
 
@@ -129,7 +134,7 @@ class Federation:
 
     def propose(self, body):
         """Take an owner's proposal; returns its record."""
-        proposal, encoded = decode(items(binary_up_to(10**6), binary_up_to(10**6)), body, 10**6)
+        proposal, encoded = split_proposal(body)
         record = decode_record(self.charter.federation, encoded)
         if not self.receipt(record.id):
             self.voter.check_proposal(decode_slot_proposal(proposal), record, Circumstances(self.epochs))
