@@ -234,6 +234,13 @@ def test_a_stranger_is_told_that_the_account_is_not_theirs(wallet, program, fede
         unlock_slot(wallet, federation.member_key, 0, None, 0)
 
 
+def test_an_attempt_that_stands_in_the_journal_is_never_used_again_whatever_the_node_says(wallet, node, program):
+    first = sign_elsewhere(wallet, program, 1)
+    wallet.journal.add(first.scope, 0, first.id, first.encoded, "a payment", attempt=4)
+    unlock_slot(wallet, wallet.unlock(None), 0, None, 0)
+    assert [proposal.attempt for proposal in list_proposals(node)] == [5]
+
+
 # -- killed ---------------------------------------------------------------------------------------------------------
 
 
