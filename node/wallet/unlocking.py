@@ -142,20 +142,21 @@ def unlock_slot(
     unlocking = _Unlocking(wallet, key, sequence, wish)
     deadline = time.monotonic() + wait_seconds
     pause = PAUSE_SECONDS_FIRST
-    # Perhaps another machine is about to free the slot, or its record to become final: give it a moment.
-    record = unlocking.wait_decided(random.uniform(0, pause))
-    while record is None:
+    while True:
+        record = None
         try:
-            with wallet.lock():
-                record = unlocking.look() or unlocking.attempt(deadline - time.monotonic())
+            # Perhaps another machine is about to free the slot, or its record to become final: give it a moment.
+            record = unlocking.wait_decided(random.uniform(0, pause))
+            if record is None:
+                with wallet.lock():
+                    record = unlocking.look() or unlocking.attempt(deadline - time.monotonic())
         except Unreachable:
             if time.monotonic() > deadline:
                 raise
-        if time.monotonic() > deadline:
-            break
+            time.sleep(random.uniform(0, pause))
+        if record is not None or time.monotonic() > deadline:
+            return Freed(sequence, record, unlocking.attempts)
         pause = min(2 * pause, PAUSE_SECONDS_MAX)
-        record = record or unlocking.wait_decided(random.uniform(0, pause))
-    return Freed(sequence, record, unlocking.attempts)
 
 
 class _Unlocking:
