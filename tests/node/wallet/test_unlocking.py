@@ -141,6 +141,20 @@ def test_two_commands_at_a_contested_slot_propose_once_for_each_attempt(
     assert len(rounds) == len(set(rounds))
 
 
+def test_nothing_else_is_signed_by_this_wallet_during_an_attempt(wallet, node, federation, program):
+    tried = []
+
+    def fault(method, path):
+        if path in ("unlocks", "proposals"):
+            with pytest.raises(UserError, match="another command"), wallet.lock(0):
+                pass
+            tried.append(path)
+
+    node.fault = fault
+    assert unlock_slot(wallet, wallet.unlock(None), 0, None, 1).record is not None
+    assert tried == ["unlocks", "proposals"]
+
+
 # -- what is proposed -----------------------------------------------------------------------------------------------
 
 
@@ -173,8 +187,7 @@ def test_nothing_is_proposed_when_the_node_hides_the_forced_record(wallet, node,
 
 
 def test_only_what_the_wallets_own_key_signed_for_this_slot_counts_as_a_claim(wallet, node, federation, program):
-    honest = sign_elsewhere(wallet, program, 1)
-    forged = sign_elsewhere(wallet, program, 2)
+    forged, honest = sorted((sign_elsewhere(wallet, program, n) for n in (1, 2)), key=lambda record: record.id)
     forged = forged._replace(encoded=forged.encoded[:-1] + bytes([forged.encoded[-1] ^ 1]))
     show_claims(
         node,
@@ -204,6 +217,7 @@ def test_what_no_member_may_vote_for_any_more_gives_way_to_a_fence(wallet, node,
     said = capsys.readouterr()
     assert "Not done: a late payment" in said.err
     assert "0.001 credits to yourself" in said.out
+    assert len(list_proposals(node)) == 1, "it is not even tried"
     assert find_pending(wallet) == []
 
 
