@@ -16,9 +16,13 @@ from node.evidence import describe_verdict, list_accounts
 from node.member import LedgerMember
 from node.network.peer_ids import compute_peer_id
 from node.web.costly import CostlyView
+from protocol.attempts import FIRST_ROUND
+from protocol.contests import Slot
 from protocol.ledger import HoldPhase, HoldState, ProgramState
 from protocol.messages import compute_frontier_digest
 from protocol.records import Kind, Record, ScopeKind, Settle, account_scope, hold_scope
+from protocol.rules import find_turn
+from protocol.statements import UnlockRequest, encode_signed, is_signed_by_writer
 
 JOBS_MAX = 500
 """Newest jobs in one list."""
@@ -242,6 +246,53 @@ class LedgerViews:
             body=describe_body(record.body),
             encoded=record.encoded,
             receipt=self._member.build_receipt(record.id) if with_receipt else None,
+        )
+
+    def build_slot(self, account: bytes) -> api.AccountSlot:
+        """An account's next slot. Only requests that its owner signed count: any member may carry any bytes."""
+        scope = account_scope(account)
+        slot = (scope, self._ledger.get_next_sequence(scope))
+        request = self._find_last_request(slot)
+        records = self._list_claims(slot)
+        return api.AccountSlot(
+            sequence=slot[1],
+            attempt=request.attempt if request else 0,
+            request=encode_signed(request) if request else None,
+            records=[record.encoded for record in records],
+            is_contested=request is not None or len(records) > 1,
+        )
+
+    def _find_last_request(self, slot: Slot) -> UnlockRequest | None:
+        contest = self._member.replica.contests.get(slot)
+        requests = sorted(contest.requests.values(), key=lambda request: -request.attempt) if contest else ()
+        for request in requests:
+            is_writer = find_turn(self._ledger, slot[0], request.signer) is not None
+            if is_writer and is_signed_by_writer(self._member.charter.federation, request):
+                return request
+        return None
+
+    def _list_claims(self, slot: Slot) -> list[Record]:
+        """Records that claim an open slot: in a batch, or waiting here for one."""
+        waiting = [record for record in self._member.submissions.list_of(slot[0][1:]) if record.sequence == slot[1]]
+        found = {record.id: record for record in (*self._member.replica.get_claims(slot), *waiting)}
+        return list(found.values())
+
+    def build_promises(self, slot: Slot, attempt: int) -> api.Promises:
+        """What members promised for an attempt, as far as a certificate that is here stands behind each report."""
+        member = self._member
+        promises = []
+        for batch, (number, report) in member.get_promises(slot, attempt).items():
+            version, reported = report.round if report else FIRST_ROUND
+            record = name_record(report.record) if report else None
+            promises.append(api.SlotPromise(batch, number, record, version, reported))
+        weight = sum(member.charter.weights.get(promise.member, 0) for promise in promises)
+        return api.Promises(
+            version=member.replica.version,
+            attempt=attempt,
+            is_decided=self._ledger.is_decided(*slot),
+            has_quorum=weight >= member.charter.quorum,
+            promises=promises,
+            records=[record.encoded for record in self._list_claims(slot)],
         )
 
     def build_page(self, account: bytes, limit: int, before: int | None) -> api.RecordPage:
