@@ -2,13 +2,16 @@
 
 `cryptography` lets other threads run while it verifies, so chunks of signatures go to a few threads; a handful is
 checked at once, for a hand-over costs as much as two signatures.
+
+What the member does with signatures is written as *steps*: a plain generator that hands out checks and goes on with
+their answers. `run_in_threads` works them off beside the event loop; `run_at_once` needs neither loop nor threads.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import trio
 
@@ -18,6 +21,43 @@ CHUNK = 64
 """Items of one hand-over: 5 ms of work, so the event loop is never far behind."""
 
 INLINE_MAX = 3
+
+
+class Checks(NamedTuple):
+    """Items whose answers steps wait for. `check` must be pure: it runs in threads."""
+
+    items: Sequence[Any]
+    check: Callable[[Any], bool]
+
+
+PAUSE = Checks((), bool)
+"""Steps that did much without a check hand this out, so that others get their turn."""
+
+Steps = Generator[Checks, list[bool], T]
+
+
+def run_at_once(steps: Steps[T]) -> T:
+    """Work steps off here and now."""
+    try:
+        items, check = next(steps)
+        while True:
+            items, check = steps.send([check(item) for item in items])
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+async def run_in_threads(steps: Steps[T]) -> T:
+    """Work steps off with `check_all`."""
+    try:
+        wanted = next(steps)
+        while True:
+            if wanted is PAUSE:
+                await trio.lowlevel.checkpoint()
+            wanted = steps.send(await check_all(*wanted))
+    except StopIteration as end:
+        result: T = end.value
+        return result
 
 
 async def check_all(items: Sequence[T], check: Callable[[T], bool]) -> list[bool]:
