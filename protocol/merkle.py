@@ -12,13 +12,13 @@ from hashlib import sha256
 from protocol.errors import InvalidInput
 from protocol.identifiers import Tag
 
-_NODE = Tag.MERKLE_NODE.value
-EMPTY_ROOT = sha256(Tag.MERKLE_EMPTY.value).digest()
+_NODE = Tag.MERKLE_NODE
+EMPTY_ROOT = sha256(Tag.MERKLE_EMPTY).digest()
 
 
 def compute_leaf(tag: Tag, content: bytes) -> bytes:
     """The leaf of `content`; the tag keeps leaves apart from nodes, and leaves of one type from those of another."""
-    return sha256(tag.value + content).digest()
+    return sha256(tag + content).digest()
 
 
 def _next_level(level: Sequence[bytes]) -> list[bytes]:

@@ -368,10 +368,10 @@ def sign_record(federation: bytes, draft: RecordDraft, keys: Sequence[Signer]) -
 
 def has_valid_signatures(record: Record) -> bool:
     """True when every signer signed this record's id. The costliest rule: about 70 us a signature."""
-    return all(
-        is_valid_signature(signer, record.id, signature)
-        for signer, signature in zip(record.signers, record.signatures, strict=True)
-    )
+    for signer, signature in zip(record.signers, record.signatures, strict=True):
+        if not is_valid_signature(signer, record.id, signature):
+            return False
+    return True
 
 
 def get_outgoing(record: Record) -> dict[Lot, int]:
