@@ -33,7 +33,9 @@ async def check_all(items: Sequence[T], check: Callable[[T], bool]) -> list[bool
 
     async def check_share(number: int) -> None:
         share = items[number::shares]
-        results[number::shares] = await trio.to_thread.run_sync(lambda: [check(item) for item in share], limiter=limiter)
+        results[number::shares] = await trio.to_thread.run_sync(
+            lambda: [check(item) for item in share], limiter=limiter
+        )
 
     async with trio.open_nursery() as nursery:
         for number in range(shares):

@@ -13,6 +13,7 @@ from enum import IntEnum, unique
 from typing import Any, NamedTuple
 
 from protocol.codec import (
+    ANYTHING,
     Shape,
     binary,
     check_canonical,
@@ -260,7 +261,7 @@ _RECORD = items(
     binary(SCOPE_BYTES),
     uint(),
     _OPTIONAL_ID,
-    lambda _body: None,
+    ANYTHING,
     list_of(binary(PUBLIC_KEY_BYTES), SIGNERS_MAX, 1),
     list_of(binary(SIGNATURE_BYTES), SIGNERS_MAX, 1),
 )
@@ -379,13 +380,13 @@ def get_outgoing(record: Record) -> dict[Lot, int]:
     body = record.body
     total: dict[Lot, int] = {}
     if isinstance(body, Transfer):
-        for output in body.outputs:
-            lot = Lot(output.program, output.expiry_epoch)
-            total[lot] = total.get(lot, 0) + output.amount
+        for _, program, expiry_epoch, amount in body.outputs:
+            lot = Lot(program, expiry_epoch)
+            total[lot] = total.get(lot, 0) + amount
     elif isinstance(body, Hold):
-        for draw in body.draws:
-            lot = Lot(draw.program, draw.expiry_epoch)
-            total[lot] = total.get(lot, 0) + draw.amount
+        for program, expiry_epoch, amount in body.draws:
+            lot = Lot(program, expiry_epoch)
+            total[lot] = total.get(lot, 0) + amount
     elif isinstance(body, Grant):
         total[FREE_LOT] = sum(output.amount for output in body.outputs)
     return total
