@@ -8,13 +8,12 @@ statement is an empty byte string.
 from __future__ import annotations
 
 from enum import IntEnum, unique
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from protocol.codec import (
     Shape,
     binary,
     binary_up_to,
-    bitmap,
     check_canonical,
     decode,
     encode,
@@ -148,11 +147,19 @@ _TYPES = {kind: statement_type for statement_type, kind in _KINDS.items()}
 _REFERENCE = optional_binary(ID_BYTES)
 _ID = binary(ID_BYTES)
 _POSITION = uint(RECORDS_PER_BATCH_MAX - 1)
-_BITMAP = bitmap(RECORDS_PER_BATCH_MAX // 8)
+_BITMAP_BYTES_MAX = RECORDS_PER_BATCH_MAX // 8
+
+
+def _bitmap(value: Any) -> None:
+    """A set of positions as little-endian bits without trailing zero bytes, so each set has one spelling."""
+    binary_up_to(_BITMAP_BYTES_MAX)(value)
+    if value and value[-1] == 0:
+        raise InvalidInput("a bitmap must not end with a zero byte")
+
 
 _SHAPES: dict[int, Shape] = {
-    StatementKind.VOTE_BATCH: items(uint(), _REFERENCE, _BITMAP),
-    StatementKind.COMMIT_BATCH: items(uint(), _REFERENCE, _BITMAP),
+    StatementKind.VOTE_BATCH: items(uint(), _REFERENCE, _bitmap),
+    StatementKind.COMMIT_BATCH: items(uint(), _REFERENCE, _bitmap),
     StatementKind.VOTE: items(uint(), _REFERENCE, _POSITION, uint(ATTEMPT_MAX), _REFERENCE, _POSITION),
     StatementKind.COMMIT: items(uint(), _REFERENCE, _POSITION, uint(ATTEMPT_MAX)),
     StatementKind.PROMISE: items(uint(), _REFERENCE, _POSITION, uint(ATTEMPT_MAX + 1), _REFERENCE),
