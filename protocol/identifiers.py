@@ -7,6 +7,7 @@ federation, so nothing that was signed for one purpose or federation serves anot
 from __future__ import annotations
 
 from enum import Enum, unique
+from functools import lru_cache
 from hashlib import sha256
 
 ID_BYTES = 32
@@ -53,6 +54,7 @@ def compute_id(tag: Tag, federation: bytes, unsigned: bytes) -> bytes:
     return sha256(tag + federation + unsigned).digest()
 
 
+@lru_cache(maxsize=8192)
 def compute_account_id(federation: bytes, public_key: bytes) -> bytes:
     """An account is named by the hash of its first key; later keys don't change the name (spec 3.2)."""
     return compute_id(Tag.ACCOUNT, federation, public_key)

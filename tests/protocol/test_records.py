@@ -176,7 +176,9 @@ def replace_each(value: tuple, place: int) -> list[tuple]:
 
 @pytest.mark.parametrize("place", range(9))
 def test_the_checks_that_are_written_out_refuse_what_the_general_shapes_refuse(place):
-    for raw in replace_each(msgpack.unpackb(TRANSFER.encoded, use_list=False), place):
+    first = msgpack.unpackb(TRANSFER.encoded, use_list=False)
+    later = (*first[:4], 5, bytes(32), *first[6:])
+    for raw in (*replace_each(first, place), *replace_each(later, place)):
         if not fits(FIELDS, raw):
             with pytest.raises(InvalidInput):
                 decode_record(FEDERATION.id, encode(raw))
