@@ -70,7 +70,7 @@ class Progress:
     def _answer(self, number: int, bound: int) -> int:
         """What a member reports at the next attempt, provided that it then votes for and commits to any record."""
         said, rules = self.table.said[number], self.table.rules
-        memory = said.memory
+        memory, key = said.memory, (number, bound)
         if self._is_amended and said.bound == UNSAID:
             if said.adopted == UNSAID:
                 memory = rules.apply_adopt(memory, Round(1, 0))
@@ -85,7 +85,7 @@ class Progress:
                 rules.may_vote(memory, one) and rules.may_commit(rules.apply_vote(memory, one), one) for one in claims
             ):
                 answer = self._get_number(report)
-        self._answers[number, bound] = answer
+        self._answers[key] = answer
         return answer
 
     def _propose(self, reports: Sequence[int], certificates: int, finals: int) -> str:
