@@ -59,8 +59,8 @@ def test_a_broken_rule_is_noticed(mutant: Mutant) -> None:
 
 @pytest.mark.parametrize("mutant", [mutant for mutant in ALL_MUTANTS if mutant.explanation], ids=named)
 def test_a_broken_rule_that_breaks_no_promise_is_explained(mutant: Mutant) -> None:
-    result = try_mutant(mutant)
-    assert result.is_complete
+    """Shown here for short schedules; `scripts/model_check --mutants` visits all."""
+    result = try_mutant(mutant, STATE_COUNT_MAX)
     assert result.findings == (), show(result)
 
 

@@ -111,7 +111,7 @@ _SLOT_MUTANTS = (
     Mutant(
         "votes below its promise",
         Rules(may_vote=_vote_below_promise),
-        SLOT[1],
+        SLOT[2],
         "promises report commits, not votes; so a vote after the promise reaches only states that the same vote before "
         "it reaches, too. With the rule `promised` means one thing for all that a member says",
     ),
@@ -121,14 +121,14 @@ _SLOT_MUTANTS = (
     Mutant(
         "commits to two records in a round",
         Rules(may_commit=_commit_twice),
-        SLOT[1],
+        SLOT[2],
         "a round has one certificate at most, so there is nothing else to commit to. The rule convicts members when a "
         "third or more are faulty",
     ),
     Mutant(
         "commits below its highest commit",
         Rules(may_commit=_commit_below_commit),
-        SLOT[1],
+        SLOT[2],
         "a lower commit that no promise forbids could as well have come first. With the rule it is enough to remember "
         "one commit",
     ),
@@ -148,7 +148,7 @@ _SLOT_MUTANTS = (
     Mutant(
         "promises below its promise",
         Rules(may_promise=_promise_below_promise),
-        SLOT[1],
+        SLOT[2],
         "the later promise reports at least as much as it would have before, for its round is above every commit, and "
         "the higher promise stays in force. With the rule a member promises each round once",
     ),
@@ -166,7 +166,7 @@ _SLOT_MUTANTS = (
     Mutant(
         "a report need not be below the promised round",
         Rules(is_report_below=False),
-        SLOT[1],
+        SLOT[2],
         "only a faulty member reports such a certificate, and every certificate above a final record is for that "
         "record. With the rule a proposal rests on earlier rounds alone, and so does the proof",
     ),
