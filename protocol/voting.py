@@ -31,6 +31,7 @@ from protocol.attempts import (
     apply_commit,
     apply_promise,
     apply_vote,
+    compute_bound,
     compute_report,
     may_commit,
     may_promise,
@@ -121,9 +122,11 @@ class Voter:
     def _enter(self, version: int) -> None:
         self.version = version
         self.has_adopted = False
-        self._bound = {
-            slot: claim for slot, claim in self.replica.find_certificates().items() if claim.round.version < version
-        }
+        self._bound = {}
+        for slot, claims in self.replica.find_certificates().items():
+            bound = compute_bound(claim for claim in claims if claim.round.version < version)
+            if bound is not None:
+                self._bound[slot] = bound
         for undecided in (self._votes, self._commits, self._late, self._promises):
             undecided.clear()
 

@@ -10,11 +10,6 @@ from protocol.attempts import Claim, Round, SlotMemory
 from protocol.charter import compute_quorum
 
 
-def compute_bound(certificates: Iterable[Claim | None]) -> Claim | None:
-    """What binds a member that enters a charter version: the highest certificate in the past of an adopt quorum."""
-    return max((claim for claim in certificates if claim is not None), default=None)
-
-
 def is_turn(attempt: int, writer_count: int, writer: int) -> bool:
     """True when this one of a slot's writers may propose at the attempt."""
     return attempts.compute_turn(attempt, writer_count) == writer
@@ -46,7 +41,7 @@ class Rules(NamedTuple):
     """To adopt a charter version is to promise its first round in every slot: it silences all rounds before."""
     compute_report: Callable[[SlotMemory, Claim | None], Claim | None] = attempts.compute_report
     compute_forced: Callable[[Iterable[Claim | None]], bytes | None] = attempts.compute_forced
-    compute_bound: Callable[[Iterable[Claim | None]], Claim | None] = compute_bound
+    compute_bound: Callable[[Iterable[Claim | None]], Claim | None] = attempts.compute_bound
     get_memory_of_commit: Callable[[SlotMemory, SlotMemory], SlotMemory] = use_memory_now
     get_memory_of_report: Callable[[SlotMemory, SlotMemory], SlotMemory] = use_memory_now
     is_turn: Callable[[int, int, int], bool] = is_turn
