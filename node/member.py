@@ -42,7 +42,7 @@ from protocol.records import Record, decode_record, has_valid_signatures
 from protocol.replica import Admission, Introduction, Replica
 from protocol.rules import Circumstances
 from protocol.signatures import Signer
-from protocol.statements import Promise, Statement, VoteBatch, decode_slot_proposal, decode_unlock_request
+from protocol.statements import Statement, VoteBatch, decode_slot_proposal, decode_unlock_request
 from protocol.voting import Voter
 
 log = logging.getLogger("allmende.member")
@@ -91,7 +91,7 @@ class LedgerMember:
         self._unlocks = UnlockQueue(self.voter)
         self._approved = set(store.get_marks(MarkKind.APPROVED))
         self._has_promises = trio.Event()
-        """Set, and replaced, when promises came in."""
+        """Set, and replaced, when a batch came in for which those may wait who asked for promises."""
         self._unseen: set[bytes] = set()
         self._final_events: dict[bytes, trio.Event] = {}
         self._ingest_turn = trio.CapacityLimiter(1)
@@ -343,7 +343,7 @@ class LedgerMember:
         for record in admission.applied:
             self.history.note(record, self.replica.ledger)
             self.running_clock.note_applied(record, self.replica.ledger)
-        if self.replica.contests and any(isinstance(statement, Promise) for statement in admission.batch.statements):
+        if self._has_promises.statistics().tasks_waiting:
             self._has_promises.set()
             self._has_promises = trio.Event()
         if self._final_events or self.submissions:
@@ -503,6 +503,7 @@ class LedgerMember:
             return None
         batch = self._sign(records + unvoted, statements)
         self.store.append_batches([(batch.id, batch.encoded)])
+        self.voter.note_spoken(batch.id)
         admission = self.replica.admit(batch, self.archive.fetch)
         assert admission is not None
         self._note_admission(admission)
