@@ -76,6 +76,23 @@ class Status(msgspec.Struct):
     forked_members: list[int]
     bytes_received: dict[str, int]
     """Bytes by protocol since the start."""
+    evidence: list[str] = []
+    """One line for each proof of wrongdoing that this node holds: who did what."""
+
+
+class Evidence(msgspec.Struct):
+    """A proof that somebody contradicted itself. Whoever reads it verifies `encoded` and believes nothing else."""
+
+    id: str
+    """Hex name of what is proven; two proofs of one thing share it."""
+    kind: str
+    """`fork`, `votes`, `commits`, `hidden_commit`, `finals` or `records`."""
+    members: list[int]
+    accounts: list[str]
+    text: str
+    seen_seconds: int
+    """Unix time at which this node, since its last start, first listed it."""
+    encoded: bytes
 
 
 class Lot(msgspec.Struct):

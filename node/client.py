@@ -124,6 +124,10 @@ class NodeClient:
         """How far the node is, and whom it is connected to."""
         return self._read(api.Status, "/status")
 
+    def get_evidence(self) -> list[api.Evidence]:
+        """Proofs of wrongdoing; the caller verifies them."""
+        return self._read(list[api.Evidence], "/evidence")
+
     def get_charter(self) -> api.Charter:
         """The constitution; the caller pins the federation and checks the founding document."""
         return self._read(api.Charter, "/charter")

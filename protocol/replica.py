@@ -206,6 +206,10 @@ class Replica:
             ballot[0] == claim.round and tally.reached >> position & 1 for ballot, tally in introduction.votes.items()
         )
 
+    def get_losers(self) -> list[Record]:
+        """The records whose slot went to another one."""
+        return list(self._losers.values())
+
     def get_log(self, log: LogName) -> dict[int, list[bytes]]:
         """Index -> ids of the batches there; empty for a log that nobody began."""
         return self.logs.get(log, {})

@@ -87,6 +87,12 @@ async def get_status(services: Services) -> api.Status:
     return services.views.build_status(services.version, peers, bytes_received)
 
 
+@get("/evidence", tags=["node"])
+async def get_evidence(services: Services) -> list[api.Evidence]:
+    """Proofs that members or owners contradicted themselves. Each is signed by those whom it convicts."""
+    return services.views.list_evidence()
+
+
 @get("/charter", tags=["ledger"])
 async def get_charter(services: Services) -> api.Charter:
     """The federation's constitution: what a wallet pins and checks everything against."""
@@ -331,6 +337,7 @@ class _Pieces:
 PUBLIC_ROUTES = (
     get_health,
     get_status,
+    get_evidence,
     get_charter,
     get_account,
     get_account_records,

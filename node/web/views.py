@@ -12,8 +12,10 @@ from typing import Any, Literal, NamedTuple
 from node import api
 from node.addresses import Kind as AddressKind
 from node.addresses import encode_address
+from node.evidence import describe_verdict, list_accounts
 from node.member import LedgerMember
 from node.network.peer_ids import compute_peer_id
+from node.web.costly import CostlyView
 from protocol.attempts import FIRST_ROUND
 from protocol.contests import Slot
 from protocol.ledger import HoldPhase, HoldState, ProgramState
@@ -24,9 +26,6 @@ from protocol.statements import UnlockRequest, encode_signed, is_signed_by_write
 
 JOBS_MAX = 500
 """Newest jobs in one list."""
-
-STATE_ROOT_SHARE_MAX = 0.05
-"""The root is a hash of the whole state: at most this share of the time goes into computing it for onlookers."""
 
 _ACCOUNT_FIELDS = frozenset({"account", "payee", "donor"})
 _PROGRAM_FIELDS = frozenset({"program", "gift_program"})
@@ -74,11 +73,8 @@ _HOLD_STATES: dict[HoldPhase, Literal["HELD", "SETTLED", "RECLAIMED"]] = {
 
 
 class _Digests(NamedTuple):
-    batches: int
     state_root: str
     frontier: str
-    computed_at: float
-    computed_in: float
 
 
 class LedgerViews:
@@ -88,7 +84,9 @@ class LedgerViews:
         self._member = member
         self._clock = clock
         self._ledger = member.replica.ledger
-        self._digests: _Digests | None = None
+        self._digests = CostlyView(self._compute_digests, clock)
+        self._evidence = CostlyView(self._find_evidence, clock)
+        self._evidence_seen: dict[str, int] = {}
         self._enrolments_of: dict[bytes, list[bytes]] = {}
         self._enrolments_read = 0
         self._sponsors_of: dict[bytes, list[bytes]] = {}
@@ -129,7 +127,7 @@ class LedgerViews:
     def build_status(self, version: str, peers: Sequence[api.Peer], bytes_received: dict[str, int]) -> api.Status:
         """How this node stands. The root and the frontier are of one moment, which may lie a little back."""
         member, replica = self._member, self._member.replica
-        digests = self._compute_digests()
+        digests = self._digests.read(len(replica.entries))
         return api.Status(
             version=version,
             federation=encode_address(AddressKind.FEDERATION, member.charter.federation),
@@ -144,19 +142,34 @@ class LedgerViews:
             peers=list(peers),
             forked_members=sorted(replica.forks),
             bytes_received=bytes_received,
+            evidence=[evidence.text for evidence in self.list_evidence()],
         )
 
     def _compute_digests(self) -> _Digests:
-        replica, now, known = self._member.replica, self._clock(), self._digests
-        batches = len(replica.entries)
-        if known is not None:
-            # A clock that was set back must not keep an old answer for ever: hence the absolute value.
-            is_recent = abs(now - known.computed_at) * STATE_ROOT_SHARE_MAX < known.computed_in
-            if known.batches == batches or is_recent:
-                return known
-        root, frontier = replica.compute_state_root().hex(), compute_frontier_digest(replica).hex()
-        self._digests = _Digests(batches, root, frontier, now, max(0.0, self._clock() - now))
-        return self._digests
+        replica = self._member.replica
+        return _Digests(replica.compute_state_root().hex(), compute_frontier_digest(replica).hex())
+
+    def list_evidence(self) -> list[api.Evidence]:
+        """The proofs of wrongdoing that this node's batches hold; like the root, they may lie a little back."""
+        return self._evidence.read(len(self._member.replica.entries))
+
+    def _find_evidence(self) -> list[api.Evidence]:
+        charter, found = self._member.charter, []
+        for encoded, verdict in self._member.archive.find_evidence():
+            name = verdict.compute_name().hex()
+            found.append(
+                api.Evidence(
+                    id=name,
+                    kind=verdict.kind.name.lower(),
+                    members=list(verdict.members),
+                    accounts=list_accounts(charter, verdict),
+                    text=describe_verdict(charter, verdict),
+                    seen_seconds=self._evidence_seen.get(name, int(self._clock())),
+                    encoded=encoded,
+                )
+            )
+        self._evidence_seen = {evidence.id: evidence.seen_seconds for evidence in found}
+        return found
 
     def build_account(self, account: bytes) -> api.Account:
         """What an account holds; one that was never heard of is empty, not missing."""

@@ -6,8 +6,8 @@ import trio
 from node.errors import UserError
 from node.storage.store import Store
 from protocol.batches import LogPosition, build_batch, decode_batch
-from protocol.equivocation import verify_fork_evidence
 from protocol.errors import Reason, Rejected
+from protocol.evidence import verify_evidence
 from protocol.receipts import verify_receipt
 from protocol.records import Kind, Output, RecordDraft, Transfer, account_scope, decode_record, sign_record
 from protocol.statements import (
@@ -225,7 +225,7 @@ async def test_a_fork_is_noticed_kept_and_convicts_its_member_only(cast, members
     await members[1].ingest([branches[0].encoded], "peer")
     evidence = members[0].replica.forks[4]
     assert members[1].replica.forks[4] == evidence
-    assert verify_fork_evidence(cast.founded.charter, evidence.encode()) == 4
+    assert verify_evidence({0: cast.founded.charter}, evidence.encode()).members == (4,)
     assert members[0].replica.compute_state_root() == members[1].replica.compute_state_root()
 
 

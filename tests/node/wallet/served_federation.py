@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from functools import partial
 from queue import SimpleQueue
 from random import Random
 
@@ -54,11 +55,12 @@ class ServedFederation:
     def join(self):
         """Hand over all that was held back."""
         self.is_together = True
-        self.call(lambda: [self._nursery.start_soon(self._carry, *held) for held in self._take_held()])
+        self.call(self._hand_out_held)
 
-    def _take_held(self):
+    def _hand_out_held(self):
         held, self._held = self._held, []
-        return held
+        for member, encoded in held:
+            self._nursery.start_soon(self._carry, member, encoded)
 
     def stop(self):
         self.call(self._nursery.cancel_scope.cancel)
@@ -71,7 +73,7 @@ class ServedFederation:
                 member = self.cast.open_member(number, store)
                 for other in self.cast.member_keys:
                     member.note_heard(other)
-                member.on_spoken.append(lambda encoded, number=number: self._hand_out(number, encoded))
+                member.on_spoken.append(partial(self._hand_out, number))
                 self.members.append(member)
                 services = WebServices(member, store, BlobStore(self._folder / f"blobs-{number}"), None)
                 listeners = await open_public_listeners("127.0.0.1", 0)
@@ -98,7 +100,7 @@ class ServedFederation:
 def serve_federation(words, folder, seed=1):
     """A funded federation; it ends with the block."""
     federation = ServedFederation(words, folder, seed)
-    started = SimpleQueue()
+    started: SimpleQueue[None] = SimpleQueue()
     thread = threading.Thread(target=trio.run, args=(federation.serve, started), daemon=True)
     thread.start()
     started.get(timeout=30)
