@@ -4,6 +4,9 @@ Two things happen here, one after the other, never at once: *ingest* takes in ba
 signs the next batch of ours. No batch leaves before it is on disk (spec 4.4), so whatever instant the process dies
 at, it never signs a second batch for one place in its log. After a restart everything is computed again from the
 stored batches.
+
+Both are written as plain steps (`node/verification.py`); the asynchronous methods add threads for the signature checks
+and the taking of turns, and the ones named `..._at_once` nothing, for a caller who does one thing after the other.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import trio
 
@@ -25,7 +29,7 @@ from node.running_clock import RunningClock
 from node.storage.store import MarkKind, Store
 from node.submissions import Submissions
 from node.unlocking import UnlockQueue
-from node.verification import check_all
+from node.verification import PAUSE, Checks, Steps, run_at_once, run_in_threads
 from protocol.attempts import Round
 from protocol.batches import Batch, LogPosition, build_batch, decode_batch, is_signed_batch
 from protocol.charter import Charter, FoundedCharter
@@ -153,6 +157,13 @@ class LedgerMember:
 
     async def restore(self) -> int:
         """Compute the state again from the stored batches; returns their number."""
+        return await run_in_threads(self._restore())
+
+    def restore_at_once(self) -> int:
+        """`restore`, without an event loop."""
+        return run_at_once(self._restore())
+
+    def _restore(self) -> Steps[int]:
         count = 0
         for encoded in self.store.iterate_batches():
             batch = self._decode_stored(encoded, count + 1)
@@ -161,10 +172,10 @@ class LedgerMember:
                 self._note_admission(admission)
             count += 1
             if count % 32 == 0:
-                await trio.lowlevel.checkpoint()
+                yield PAUSE
         self.voter.enter_version()
         self.is_silenced = self.store.get_marks(MarkKind.SILENCED).get(b"", 0) > self.voter.version
-        await self._judge_open_records()
+        yield from self._judge_open_records()
         return count
 
     def _decode_stored(self, encoded: bytes, number: int) -> Batch:
@@ -190,17 +201,22 @@ class LedgerMember:
             now = (self.compute_open_epochs(), self.running_clock.ripe_requests)
             if now != known:
                 known = now
-                await self._judge_open_records()
-            if now != known or self.replica.contests:
+                await run_in_threads(self._judge_open_records())
+                self._has_news.set()
+            elif self.replica.contests:
                 self.voter.handle_contests(self.compute_circumstances())
                 self._has_news.set()
 
-    async def _judge_open_records(self) -> None:
+    def judge_at_once(self) -> None:
+        """What `watch_time` does when an epoch opens or closes or a grace ends, without an event loop."""
+        run_at_once(self._judge_open_records())
+
+    def _judge_open_records(self) -> Steps[None]:
         """Decide anew on all records that were introduced and have no vote of ours."""
         for introduction in self.replica.get_open_introductions():
             for record_id in introduction.ids:
                 for repeated, _ in self.replica.get_introductions(record_id):
-                    await self._judge(repeated, self.archive.fetch(repeated.batch).records)
+                    yield from self._judge(repeated, self.archive.fetch(repeated.batch).records)
         self.voter.handle_contests(self.compute_circumstances())
 
     # -- taking in ----------------------------------------------------------------------------------------------
@@ -210,21 +226,7 @@ class LedgerMember:
 
         What is malformed or not signed by its member counts against the peer.
         """
-        arrived: list[Batch] = []
-        for number, encoded in enumerate(encoded_batches):
-            if number % 8 == 7:
-                await trio.lowlevel.checkpoint()
-            try:
-                batch = decode_batch(self.charter.federation, encoded)
-            except InvalidInput as error:
-                self._note_fault(peer, f"malformed batch: {error}")
-                continue
-            if batch.id not in self.replica:
-                arrived.append(batch)
-        signed = await check_all(arrived, lambda batch: is_signed_batch(self.charter, batch))
-        if not all(signed):
-            self._note_fault(peer, "a batch that its member did not sign")
-        return await self.take_in([batch for batch, good in zip(arrived, signed, strict=True) if good], peer)
+        return await self.take_in(await run_in_threads(self._check_batches(encoded_batches, peer)), peer)
 
     async def take_in(self, signed_batches: Sequence[Batch], peer: str) -> int:
         """Store, admit and judge batches whose signatures hold; what lacks its past is parked.
@@ -232,23 +234,47 @@ class LedgerMember:
         One caller at a time: the others wait, and the network feels the pressure. Returns how many were new.
         """
         async with self._ingest_waiting, self._ingest_turn:
-            admissible = self._order([(batch, peer) for batch in self._leave_out_branches(list(signed_batches))])
-            if any(batch.header.member == self.number for batch in admissible):
-                self._silence()
-            self.store.append_batches([(batch.id, batch.encoded) for batch in admissible])
-            for admission in self._admit(admissible):
-                if admission.introduction is not None:
-                    await self._judge(admission.introduction, admission.batch.records)
-            await self._answer_changes()
-            self._has_news.set()
-            return len(admissible)
+            return await run_in_threads(self._take_in(signed_batches, peer))
 
-    async def _answer_changes(self) -> None:
+    def ingest_at_once(self, encoded_batches: Sequence[bytes], peer: str) -> int:
+        """`ingest`, without an event loop."""
+        return run_at_once(self._take_in(run_at_once(self._check_batches(encoded_batches, peer)), peer))
+
+    def _check_batches(self, encoded_batches: Sequence[bytes], peer: str) -> Steps[list[Batch]]:
+        arrived: list[Batch] = []
+        for number, encoded in enumerate(encoded_batches):
+            if number % 8 == 7:
+                yield PAUSE
+            try:
+                batch = decode_batch(self.charter.federation, encoded)
+            except InvalidInput as error:
+                self._note_fault(peer, f"malformed batch: {error}")
+                continue
+            if batch.id not in self.replica:
+                arrived.append(batch)
+        signed = yield Checks(arrived, partial(is_signed_batch, self.charter))
+        if not all(signed):
+            self._note_fault(peer, "a batch that its member did not sign")
+        return [batch for batch, good in zip(arrived, signed, strict=True) if good]
+
+    def _take_in(self, signed_batches: Sequence[Batch], peer: str) -> Steps[int]:
+        admissible = self._order([(batch, peer) for batch in self._leave_out_branches(list(signed_batches))])
+        if any(batch.header.member == self.number for batch in admissible):
+            self._silence()
+        self.store.append_batches([(batch.id, batch.encoded) for batch in admissible])
+        for admission in self._admit(admissible):
+            if admission.introduction is not None:
+                yield from self._judge(admission.introduction, admission.batch.records)
+        yield from self._answer_changes()
+        self._has_news.set()
+        return len(admissible)
+
+    def _answer_changes(self) -> Steps[None]:
         """Enter the next charter version once it is in force; answer owners who ask to unlock their slots."""
         if self.voter.enter_version():
             log.info("charter version %d is in force", self.voter.version)
             self.is_silenced = False
-            await self._judge_open_records()
+            yield from self._judge_open_records()
         elif self.replica.contests:
             self.voter.handle_contests(self.compute_circumstances())
 
@@ -336,14 +362,14 @@ class LedgerMember:
         if event is not None:
             event.set()
 
-    async def _judge(self, introduction: Introduction, records: Sequence[Record]) -> None:
+    def _judge(self, introduction: Introduction, records: Sequence[Record]) -> Steps[None]:
         """Check the signatures of the batch's records that are open here, and let the voter decide.
 
         A record that stood in an earlier batch is checked again while it has no vote of ours: the signature there
         may be broken by the member that introduced it, and one valid signature suffices (spec 4.5).
         """
         positions = [position for position, record in enumerate(records) if self.voter.is_undecided(record)]
-        results = await check_all([records[position] for position in positions], has_valid_signatures)
+        results = yield Checks([records[position] for position in positions], has_valid_signatures)
         valid = sum(1 << position for position, good in zip(positions, results, strict=True) if good)
         self.voter.handle_verified(introduction, valid, self.compute_circumstances())
 
@@ -369,11 +395,19 @@ class LedgerMember:
 
         Raises: InvalidInput; Rejected when no correct member would vote for it now or later; Busy.
         """
+        return await run_in_threads(self._submit(encoded))
+
+    def submit_at_once(self, encoded: bytes) -> bytes:
+        """`submit`, without an event loop."""
+        return run_at_once(self._submit(encoded))
+
+    def _submit(self, encoded: bytes) -> Steps[bytes]:
         record = decode_record(self.charter.federation, encoded)
         if not self.voter.is_undecided(record) or record.id in self.submissions:
             return record.id
         self._check_signing()
-        if not (await check_all([record], has_valid_signatures))[0]:
+        (is_signed,) = yield Checks([record], has_valid_signatures)
+        if not is_signed:
             raise Rejected(Reason.SIGNATURE_INVALID, "the record is not signed by its writer")
         self.submissions.add(record, self.compute_circumstances(), self._clock())
         self._has_news.set()

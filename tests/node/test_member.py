@@ -361,3 +361,19 @@ async def test_a_promise_outlives_a_crash(cast, members, contested):
         again.voter.check_request(decode_unlock_request(request), again.compute_circumstances())
     assert caught.value.reason is Reason.ATTEMPT_CLOSED
     assert again.get_promises(slot, 1).keys() == members[0].get_promises(slot, 1).keys()
+
+
+async def test_what_a_member_does_at_once_is_what_it_does_beside_an_event_loop(cast, members):
+    payments = cast.make_payments()
+    twins = [restart(cast, member) for member in members]
+    for twin in twins:
+        twin.restore_at_once()
+    for payment in payments:
+        await members[0].submit(payment.encoded)
+        twins[0].submit_at_once(payment.encoded)
+    while spoken := [batch.encoded for twin in twins if (batch := twin.say_next())]:
+        for twin in twins:
+            twin.ingest_at_once([*spoken, b"no batch"], "peer")
+    await exchange(members)
+    assert len({payment.id for payment in payments if twins[3].get_state(payment.id) == "applied"}) == len(payments)
+    assert list_roots(twins) == list_roots(members)

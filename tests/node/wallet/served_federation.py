@@ -55,9 +55,9 @@ class ServedFederation:
     def join(self):
         """Hand over all that was held back."""
         self.is_together = True
-        self.call(self._hand_out_held)
+        self.call(self._carry_held)
 
-    def _hand_out_held(self):
+    def _carry_held(self):
         held, self._held = self._held, []
         for member, encoded in held:
             self._nursery.start_soon(self._carry, member, encoded)
