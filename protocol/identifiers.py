@@ -42,6 +42,7 @@ class Tag(Enum):
     JOB_RECEIPT = b"allmende:jobrcpt"
     BUDGET_REQUEST = b"allmende:budgreq"
     MESSAGE = b"allmende:message"
+    VOTE_CARD = b"allmende:votcard"
 
 
 assert all(len(tag.value) == 16 for tag in Tag)

@@ -86,8 +86,8 @@ async def get_status(services: Services) -> api.Status:
 
 @get("/charter", tags=["ledger"])
 async def get_charter(services: Services) -> api.Charter:
-    """The federation's constitution: what a wallet pins and checks everything against."""
-    return services.views.build_charter()
+    """The federation's constitution, with what proves each change of it, and what is proposed."""
+    return services.charter_views.build_charter(services.views.epoch, services.list_addresses())
 
 
 @get("/accounts/{address:str}", tags=["ledger"])

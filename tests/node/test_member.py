@@ -176,7 +176,7 @@ async def test_a_member_that_is_shown_a_batch_of_its_own_that_it_lacks_signs_not
     known = len(restored.replica.entries)
     await restored.ingest(list(members[0].store.iterate_batches()), "peer")
     assert len(restored.replica.entries) > known
-    assert restored.is_silenced
+    assert restored.signing.is_silenced
     with pytest.raises(Exception, match="signs nothing"):
         await restored.submit(cast.make_payments()[1].encoded)
     assert restored.say_next() is None
