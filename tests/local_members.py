@@ -48,7 +48,8 @@ class Gathering:
         while count != len(admissions):
             count = len(admissions)
             for parked in list(self.parked.values()):
-                if not self.replica.get_missing_parents(parked):
+                is_in_force = parked.header.charter_version <= self.replica.version
+                if is_in_force and not self.replica.get_missing_parents(parked):
                     del self.parked[parked.id]
                     admissions.append(self._admit(parked))
         return admissions
@@ -104,9 +105,16 @@ class LocalMember(Gathering):
         self.voter.handle_admission(admission)
         if not self._is_replaying:
             self._judge(batch)
+            if self.voter.enter_version():
+                self.judge_all()
             if self.replica.contests:
                 self.voter.handle_contests(self.circumstances)
         return admission
+
+    def judge_all(self) -> None:
+        """Judge every open record once more."""
+        for introduction in self.replica.get_open_introductions():
+            self._judge(self.batches[introduction.batch])
 
     def _judge(self, batch: Batch) -> None:
         introduction = self.replica.get_introduction(batch.id)
@@ -128,10 +136,13 @@ class LocalMember(Gathering):
         """The next batch of the member's log, if it has anything to say."""
         records, self.submitted = self.submitted, []
         wishes, self.wishes = self.wishes, []
+        if not self.voter.is_speaking:
+            return None
         statements = [wish for wish, _ in wishes] + self.voter.take_statements()
         if not records and not statements:
             return None
-        own = self.replica.get_log((self.number, self.voter.version))
+        charter = self.replica.ledger.charters[self.voter.version]
+        own = self.replica.get_log((self.number, charter.version))
         after = self.batches[own[len(own) - 1][0]] if own else None
         seen = [self.batches[batch_id] for batch_id in sorted(self._unseen)]
         brought = [record for _, record in wishes if record is not None and not self.replica.locate(record.id)]
@@ -139,7 +150,12 @@ class LocalMember(Gathering):
         if records:
             own_votes = [VoteBatch(b"", full_mask(len(brought)) << len(records))]
         batch = self.federation.batch(
-            self.number, after=after, seen=seen, records=records + brought, statements=own_votes + statements
+            self.number,
+            after=after,
+            seen=seen,
+            records=records + brought,
+            statements=own_votes + statements,
+            charter=charter,
         )
         self._admit(batch)
         return batch
@@ -156,6 +172,7 @@ class LocalMember(Gathering):
         again = LocalMember(self.federation, self.number)
         again.circumstances = self.circumstances
         again.replay(self.batches.values())
+        again.voter.enter_version()
         for batch in self.batches.values():
             again._judge(batch)
         return again

@@ -91,10 +91,21 @@ def make_key(label: str) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(sha256(label.encode()).digest())
 
 
+_KEYS: dict[bytes, Ed25519PrivateKey] = {}
+
+
 @cache
 def make_public_key(label: str) -> bytes:
     """Its public key."""
-    return make_key(label).public_key().public_bytes_raw()
+    key = make_key(label)
+    public_key = key.public_key().public_bytes_raw()
+    _KEYS[public_key] = key
+    return public_key
+
+
+def find_key(public_key: bytes) -> Ed25519PrivateKey:
+    """The private key of a public one that `make_public_key` made."""
+    return _KEYS[public_key]
 
 
 def get_public_key(key: Ed25519PrivateKey) -> bytes:
@@ -155,7 +166,6 @@ class Federation:
         )
         self.id = self.charter.federation
         self.member_keys = {number: make_key(f"{name} member {number}") for number in self.numbers}
-        self.vote_keys = {number: make_key(f"{name} vote {number}") for number in self.numbers}
 
     def found(self) -> FoundedCharter:
         """The founding document, signed by all."""
@@ -309,12 +319,14 @@ class Federation:
         records: Sequence[Record] = (),
         statements: Sequence[Statement] = (),
         time_ms: int = 0,
+        charter: Charter | None = None,
     ) -> Batch:
-        """A signed batch of the member's log, honest or not."""
+        """A signed batch of the member's log, honest or not; under another charter version, if one is given."""
+        charter = charter or self.charter
         position = LogPosition(after.header.index + 1, after.id) if after else LogPosition(0, b"")
         return build_batch(
-            self.charter,
-            self.vote_keys[member],
+            charter,
+            find_key(charter.members[member].vote_key),
             member,
             position,
             seen=[batch.id for batch in seen],

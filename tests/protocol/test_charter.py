@@ -196,7 +196,9 @@ def test_a_charter_of_a_hundred_members_fits_one_record():
         Member(
             number,
             f"University of Town No. {number}",
-            *(make_public_key(f"{use} {number}") for use in ("member", "vote", "peer")),
+            make_public_key(f"member {number}"),
+            make_public_key(f"vote {number}"),
+            make_public_key(f"peer {number}"),
             1,
             (10**9,) * 60 + (2 * 10**9,) * 60,
             10**9,
@@ -215,7 +217,8 @@ def test_a_charter_that_no_record_could_amend_is_refused():
 
 
 def make_next(**changes: Any) -> Charter:
-    return Charter(FIELDS._replace(**({"version": 1, "prev": FEDERATION.id} | changes)), FEDERATION.id)
+    following: dict[str, Any] = {"version": 1, "prev": FEDERATION.id}
+    return Charter(FIELDS._replace(**(following | changes)), FEDERATION.id)
 
 
 ALLOWED_CHANGES: dict[str, dict[str, Any]] = {

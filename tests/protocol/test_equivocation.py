@@ -16,7 +16,7 @@ from tests.local_members import Gathering
 from tests.protocol.test_contest import FAULTY, run_contest
 from tests.protocol.test_convergence import Case as ConvergenceCase
 from tests.protocol.test_convergence import Schedule, gather
-from tests.strategies import SEEDS, Federation, make_federation
+from tests.strategies import SEEDS, Federation, make_federation, make_key
 
 FEDERATION = make_federation()
 CHARTER = FEDERATION.charter
@@ -66,7 +66,7 @@ def test_every_changed_byte_is_refused():
 
 def test_signatures_of_somebody_else_convict_nobody():
     for forger in ("vote 2", "member 3"):
-        key = FEDERATION.vote_keys[2] if forger == "vote 2" else FEDERATION.member_keys[3]
+        key = make_key(f"{FEDERATION.name} vote 2") if forger == "vote 2" else FEDERATION.member_keys[3]
         parts = list(EVIDENCE)
         parts[1] = key.sign(LEFT.id)
         parts[3] = key.sign(RIGHT.id)

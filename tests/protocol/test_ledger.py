@@ -72,7 +72,7 @@ def test_every_record_of_a_history_is_voted_for_once_all_before_it_have_applied(
     """So the histories are ones that correct members can make; and the rules let through what is in order."""
     ledger = Ledger(FEDERATION.charter)
     for record in write_history(FEDERATION, seed, count):
-        check_record(record, ledger, Circumstances(range(1, 2), _EVERYTHING, _EVERYTHING))
+        check_record(record, ledger, Circumstances(range(1, 2), 0, _EVERYTHING, _EVERYTHING))
         assert ledger.offer(record) == [record]
 
 
