@@ -17,7 +17,7 @@ from protocol.codec import binary_up_to, decode, encode, list_of
 from protocol.errors import InvalidInput
 from protocol.receipts import RECEIPT_BYTES_MAX, verify_amendments
 
-VERSIONS_MAX = 10_000
+VERSIONS_MAX = 1000
 FILE_BYTES_MAX = 1 << 28
 _RECEIPTS = list_of(binary_up_to(RECEIPT_BYTES_MAX, 1), VERSIONS_MAX)
 

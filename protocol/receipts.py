@@ -134,6 +134,12 @@ def verify_receipt(charters: Charters, encoded: bytes) -> VerifiedReceipt:
     return VerifiedReceipt(record, commit_round, tuple(members))
 
 
+def find_charter_version(encoded: bytes) -> int:
+    """The charter version by which a receipt is to be checked. Raises: InvalidInput when it is malformed."""
+    raw_commits = decode(_RECEIPT, encoded, RECEIPT_BYTES_MAX)[3]
+    return decode_header(raw_commits[0][1]).charter_version
+
+
 def verify_amendments(charters: Charters, receipts: Iterable[bytes]) -> dict[int, Charter]:
     """`charters`, and the versions after them that these receipts prove one by one: each was made final under the
     version before it, so whoever pins the federation's id can check them all (spec 9.5).

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,15 +45,23 @@ def amend(federation, folder, drafter, voters, *options):
     assert run("charter", "diff", draft, "--home", home)["changes"] == drafted["changes"]
     proposed = run("member", "propose", draft, "--home", home, "-y")["records"][0]["id"]
     for number in voters:
-        other = federation.homes[number]
-        wait_until(lambda other=other: run("member", "proposals", "--home", other)["proposals"], "it is proposed")
-        run("member", "vote", proposed, "--home", other, "-y")
+        with federation.client(number) as client:
+            wait_until(partial(is_proposed, client), "it is proposed")
+        run("member", "vote", proposed, "--home", federation.homes[number], "-y")
     version = drafted["version"]
-    wait_until(
-        lambda: {federation.read_status(number).charter_version for number in (drafter, *voters)} == {version},
-        f"version {version} is in force",
-    )
+    for number in (drafter, *voters):
+        wait_until(partial(has_version, federation, number, version), f"version {version} is in force")
     return drafted
+
+
+def is_proposed(client):
+    return bool(client.get_charter().proposals)
+
+
+def read_notice(federation, number):
+    status = federation.read_status(number)
+    assert status is not None
+    return status.notice
 
 
 def has_version(federation, number, version):
@@ -76,14 +85,14 @@ def test_four_become_five_and_four_again_without_a_founder_under_load(tmp_path, 
             federation.start(NEW, "--join", name, "--from", federation.urls[3])
             wait_until(lambda: has_version(federation, NEW, 1), "the newcomer has everything")
             federation.numbers.append(NEW)
-            assert federation.read_status(NEW).notice == ""
+            assert read_notice(federation, NEW) == ""
             before = len(load.acknowledged)
             wait_until(lambda: len(load.acknowledged) > before + 10, "payments go on")
 
             amend(federation, tmp_path, NEW, [1, 3, 4], "--remove", "member 2")
             known.update(fetch_charters(federation.urls[1], name).charters)
             federation.numbers.remove(2)
-            wait_until(lambda: "no member" in federation.read_status(2).notice, "the one that left knows it")
+            wait_until(lambda: "no member" in read_notice(federation, 2), "the one that left knows it")
             before = len(load.acknowledged)
             wait_until(lambda: len(load.acknowledged) > before + 10, "payments go on")
 
@@ -94,7 +103,9 @@ def test_four_become_five_and_four_again_without_a_founder_under_load(tmp_path, 
         for number in federation.numbers:
             with federation.client(number) as client:
                 for record in load.acknowledged:
-                    assert client.get_record(encode_address(Kind.RECORD, record)).state == "applied"
+                    found = client.get_record(encode_address(Kind.RECORD, record))
+                    assert found is not None
+                    assert found.state == "applied"
         assert max(read_federation(federation.homes[1] / "federation.json").decode_charters()) == 2
         assert not (federation.homes[1] / "vote.key").exists()
         assert [it["version"] for it in run("charter", "show", "--home", federation.homes[NEW])["amendments"]] == [1, 2]
