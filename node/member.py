@@ -259,7 +259,7 @@ class LedgerMember:
     def _is_own_of_now(self, batch: Batch) -> bool:
         """True for a batch of our log of the version in force, which only we can have signed. What we said under
         versions before binds nobody's next words: a store may be made anew from what the others have."""
-        return (batch.header.member, batch.header.charter_version) == (self.number, self.voter.version)
+        return batch.header.member == self.number and batch.header.charter_version >= self.voter.version
 
     async def _answer_changes(self) -> None:
         """Enter the next charter version once it is in force; answer owners who ask to unlock their slots."""

@@ -17,7 +17,7 @@ from node.operator.vote_cards import VoteCards
 from node.storage.store import Store
 from protocol.errors import Reason, Rejected
 from scripts.benchmarks.federation_in_memory import Cast, exchange
-from tests.node.operator.institution import make_card
+from tests.node.operator.institution import make_card, make_keys
 
 
 @pytest.fixture
@@ -118,3 +118,36 @@ async def test_cards_are_collected_from_all_that_answer(cast, tmp_path):
     assert [(it.member, it.address) for it in found] == [(n, f"/ip4/192.0.2.{n}/tcp/4001") for n in (1, 2)]
     for it, one in zip(found, acting, strict=False):
         assert one.member.signing.get_fresh_vote_key() == it.vote_key
+
+
+async def test_a_member_key_is_replaced_by_the_others_and_the_old_one_signs_nothing_more(acting, autojump_clock):
+    new = Key(bytes([77]) * 32, "member")
+    signed = await acting[0].amendments.propose(acting[0].draft(member_keys={"member 2": new.public_key}))
+    members = [it.member for it in acting]
+    await exchange(members)
+    for it in acting[2:]:
+        await it.amendments.approve_amendment(signed.records[0].id)
+    await exchange(members)
+    assert {member.replica.version for member in members} == {1}
+    with pytest.raises(UserError, match="another member key"):
+        await acting[1].amendments.propose(acting[0].draft(added=[(make_card(5), 1)]))
+    with pytest.raises(UserError, match="does not name"):
+        acting[1].cards.build_own()
+    VoteCards(members[1], new, "", None).build_own()
+
+
+async def test_a_federation_of_one_changes_its_charter_alone(institution):
+    cards = VoteCards(institution.member, make_keys(1)[0], "", None)
+    amendments = AmendmentActions(institution.actions, cards)
+    charters = institution.member.replica.ledger.charters
+    fresh = cards.build_own().vote_key
+    draft = compose_amendment(charters, Changes(names={"Member 1": "Hochschule"}), {1: fresh}, 1)
+    signed = await amendments.propose(api.AmendmentOrder(draft.encoded))
+    assert signed.records[0].state == "applied"
+    with trio.fail_after(10):
+        while institution.member.voter.version != 1:
+            await trio.sleep(0.01)
+    assert institution.member.charter.members[1].vote_key == fresh
+    await institution.restart()
+    assert institution.member.charter.members[1].name == "Hochschule"
+    assert institution.member.signing.key is None, "this test keeps the key in memory alone"
