@@ -262,6 +262,10 @@ class NodeClient:
         """Let the member vote for an amendment."""
         return self._order(f"/operator/amendments/{_quote(record_id)}/approve", None, dry_run)
 
+    def unlock_amendment(self, record_id: str, dry_run: bool = False) -> api.Signed:
+        """Make another attempt at an amendment, when the votes are split."""
+        return self._order(f"/operator/amendments/{_quote(record_id)}/unlock", None, dry_run)
+
     def _order(self, path: str, order: msgspec.Struct | None, dry_run: bool) -> api.Signed:
         # An act of the institution waits for its records to become final, and is not repeated unasked.
         content = msgspec.json.encode(order) if order is not None else b""

@@ -65,7 +65,7 @@ class OperatorActions:
         self.member = member
         self.outbox = outbox
         self._ledger = member.replica.ledger
-        self._key = member_key
+        self.key = member_key
         self._final_seconds = final_seconds
         self.public_key = member_key.public_key
         self.account = self._charter.get_member_account(member.number)
@@ -163,7 +163,7 @@ class OperatorActions:
     def sign(self, draft: RecordDraft) -> Record:
         """The record that a draft of ours becomes."""
         federation = self._charter.federation
-        return draft.assemble(federation, [self._key.sign(draft.compute_id(federation))])
+        return draft.assemble(federation, [self.key.sign(draft.compute_id(federation))])
 
     async def _finish_earlier(self, account: bytes) -> None:
         """Raises: UserError while an earlier record of the account is not final."""
@@ -302,7 +302,7 @@ class OperatorActions:
 
     def _complete_enrolment(self, draft: RecordDraft, request: BudgetRequest) -> Record:
         """The person signed first; our signature stands first. Ed25519 signs alike each time, so this is repeatable."""
-        own_signature = self._key.sign(draft.compute_id(self._charter.federation))
+        own_signature = self.key.sign(draft.compute_id(self._charter.federation))
         return draft.assemble(self._charter.federation, [own_signature, request.enrolment_signature])
 
     def _find_enrolments(self) -> dict[bytes, bytes]:

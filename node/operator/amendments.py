@@ -15,13 +15,18 @@ from node.member import LedgerMember
 from node.operator.actions import OperatorActions
 from node.operator.amending import describe_changes
 from node.operator.vote_cards import VoteCards
+from protocol.attempts import compute_forced, compute_turn
+from protocol.contests import Slot
 from protocol.ledger import read_amendment
 from protocol.records import Amend, Kind, Record, RecordDraft, charter_scope
-from protocol.rules import check_record
+from protocol.rules import check_record, find_turn
 from protocol.signatures import SIGNATURE_BYTES
+from protocol.statements import encode_signed, sign_slot_proposal, sign_unlock_request
 
 PROPOSAL_SECONDS = 2.0
 """How long a proposal waits for the others: their people take hours."""
+
+PROMISE_SECONDS = 20.0
 
 
 class AmendmentActions:
@@ -91,6 +96,54 @@ class AmendmentActions:
             submitted = self._actions.describe_state(identifier)
             text = f"Approved: version {after.version} of the charter. {self._describe_progress(submitted)}"
             return api.Signed([submitted], text)
+
+    async def unlock_amendment(self, record_id: str, *, dry_run: bool = False) -> api.Signed:
+        """Free the charter's slot for an amendment, when the votes are split between two: one attempt of ours.
+
+        Where the promises force another record, that one is proposed: it may be final somewhere (spec 5.6).
+        Raises: UserError; Rejected while it is another member's turn.
+        """
+        identifier = decode_address(AddressKind.RECORD, record_id)
+        async with self._turn:
+            wish = self._member.get_record(identifier)
+            if wish is None or not isinstance(wish.body, Amend):
+                raise UserError("there is no such amendment: see `allmende member proposals`")
+            self._actions.check_ready()
+            attempt = self._find_own_attempt((wish.scope, wish.sequence))
+            text = f"Attempt {attempt} at version {wish.sequence + 1} of the charter is asked for."
+            if dry_run:
+                return self._answer(identifier, f"Would be signed: {text}")
+            record = await self._attempt(wish, attempt)
+            if record is None:
+                return self._answer(identifier, f"{text} Too few members answered yet: try again later.")
+            await self._member.wait_final(record.id, PROPOSAL_SECONDS)
+            return self._answer(record.id, f"{text} {self._describe_progress(self._actions.describe_state(record.id))}")
+
+    def _find_own_attempt(self, slot: Slot) -> int:
+        """The first attempt that is our turn and that nobody asked for, nor a later one."""
+        place = find_turn(self._ledger, slot[0], self._actions.public_key)
+        assert place is not None, "every member may write in the charter's scope"
+        contest = self._member.replica.contests.get(slot)
+        asked = [request.attempt for request in contest.requests.values()] if contest else []
+        attempt = 1 + max(asked, default=0)
+        while compute_turn(attempt, place[1]) != place[0]:
+            attempt += 1
+        return attempt
+
+    async def _attempt(self, wish: Record, attempt: int) -> Record | None:
+        """Ask, wait for promises, propose; the record that was proposed, or None without a quorum of promises."""
+        federation, key, slot = self._ledger.charter.federation, self._actions.key, (wish.scope, wish.sequence)
+        request = sign_unlock_request(federation, slot, attempt, key.public_key, key)
+        await self._member.submit_request(encode_signed(request))
+        if not await self._member.wait_promises(slot, attempt, PROMISE_SECONDS):
+            return None
+        promises = self._member.get_promises(slot, attempt)
+        forced = compute_forced(promise.report for promise in promises.values())
+        record = wish if forced is None else self._member.get_record(forced)
+        assert record is not None, "what a promise reports has a certificate here"
+        proposal = sign_slot_proposal(federation, slot, attempt, record.id, promises, key.public_key, key)
+        await self._member.submit_proposal(encode_signed(proposal), record.encoded)
+        return record
 
     def _answer(self, record_id: bytes, text: str) -> api.Signed:
         state = self._member.get_state(record_id) or "waiting"

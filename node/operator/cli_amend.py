@@ -156,6 +156,13 @@ def show_in_force(home: NodeHome, url: str | None, as_json: bool) -> None:
     emit(document, lines, as_json)
 
 
+def say_since(answer: api.Charter) -> str:
+    """Since when the version in force holds, as the node saw it; nothing for the founding charter."""
+    moments = {amendment.version: amendment.in_force_since for amendment in answer.amendments}
+    moment = moments.get(answer.version)
+    return f", in force since {_say_time(moment)}" if moment else ""
+
+
 def _say_time(unix_seconds: int | None) -> str:
     import time
 
@@ -244,6 +251,26 @@ def vote(amendment: str | None, is_list: bool, home: NodeHome, dry_run: bool, ye
             return
         record_id = amendment or _find_only(client)
         signed = sign_after_asking(lambda dry: client.approve_amendment(record_id, dry_run=dry), dry_run, yes)
+    emit(describe_signed(signed, dry_run), [signed.text], as_json)
+
+
+@click.command()
+@click.argument("amendment")
+@node_home_option
+@dry_run_option
+@yes_option
+@json_option
+def unlock(amendment: str, home: NodeHome, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Make another attempt at AMENDMENT, when votes are split between two and none gets a quorum.
+
+    First a quorum of members approves the one that is to win (`allmende member vote`). Members take turns in asking.
+
+    \b
+    Example:
+        allmende member unlock almr1...
+    """
+    with connect(home) as client:
+        signed = sign_after_asking(lambda dry: client.unlock_amendment(amendment, dry_run=dry), dry_run, yes)
     emit(describe_signed(signed, dry_run), [signed.text], as_json)
 
 

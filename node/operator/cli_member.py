@@ -8,7 +8,7 @@ import msgspec
 from node import api
 from node.addresses import Kind, decode_address
 from node.config import NodeHome
-from node.operator.cli_amend import describe_proposal, proposals, propose, read_charters, vote
+from node.operator.cli_amend import describe_proposal, proposals, propose, read_charters, say_since, unlock, vote
 from node.operator.cli_program import describe_signed, sign_after_asking
 from node.operator.connection import connect
 from node.operator.homes import node_home_option
@@ -44,7 +44,7 @@ def list_members(home: NodeHome, url: str | None, as_json: bool) -> None:
         peers = {peer.name: peer.is_connected for peer in client.get_status().peers}
     lines = [
         f"{charter.name}  {charter.federation}",
-        f"Epoch {charter.epoch}, quorum {charter.quorum}, charter version {charter.version}",
+        f"Epoch {charter.epoch}, quorum {charter.quorum}, charter version {charter.version}{say_since(charter)}",
     ]
     for member in charter.members:
         reach = {True: "connected", False: "not connected", None: "this node"}[peers.get(member.name)]
@@ -66,6 +66,7 @@ def list_members(home: NodeHome, url: str | None, as_json: bool) -> None:
 
 group.add_command(propose)
 group.add_command(vote)
+group.add_command(unlock)
 group.add_command(proposals)
 
 

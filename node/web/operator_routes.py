@@ -80,6 +80,12 @@ async def approve_amendment(services: Services, record_id: FromPath[str], dry_ru
     return await _get_amendments(services).approve_amendment(record_id, dry_run=dry_run)
 
 
+@post("/operator/amendments/{record_id:str}/unlock", tags=["operator"], status_code=200)
+async def unlock_amendment(services: Services, record_id: FromPath[str], dry_run: DryRun = False) -> api.Signed:
+    """Make another attempt at an amendment, when the votes are split."""
+    return await _get_amendments(services).unlock_amendment(record_id, dry_run=dry_run)
+
+
 OPERATOR_ROUTES = (
     create_program,
     list_budget_requests,
@@ -89,4 +95,5 @@ OPERATOR_ROUTES = (
     collect_vote_cards,
     propose_amendment,
     approve_amendment,
+    unlock_amendment,
 )

@@ -151,3 +151,41 @@ async def test_a_federation_of_one_changes_its_charter_alone(institution):
     await institution.restart()
     assert institution.member.charter.members[1].name == "Hochschule"
     assert institution.member.signing.key is None, "this test keeps the key in memory alone"
+
+
+async def test_split_votes_are_freed_by_the_member_whose_turn_it_is(acting, autojump_clock):
+    members = [it.member for it in acting]
+    ids = []
+    for it, new in ((acting[0], 5), (acting[1], 6)):
+        signed = await it.amendments.propose(it.draft(added=[(make_card(new), 1)]))
+        ids.append(signed.records[0].id)
+    spoken = [member.say_next() for member in members[:2]]
+    for proposer, voter, record_id in ((0, 2, ids[0]), (1, 3, ids[1])):
+        await members[voter].ingest([spoken[proposer].encoded], "peer")
+        await acting[voter].amendments.approve_amendment(record_id)
+    await exchange(members)
+    for member in members:
+        await member.ingest([batch.encoded for batch in spoken], "peer")
+    await exchange(members)
+    assert {member.replica.version for member in members} == {0}
+    for it in (acting[0], acting[2], acting[3]):
+        await it.amendments.approve_amendment(ids[1])
+
+    for member in members:
+        member.running_clock._before += 1000  # every turn has begun
+    with trio.fail_after(600):
+        async with trio.open_nursery() as nursery:
+
+            async def talk():
+                while True:
+                    await exchange(members)
+                    await trio.sleep(1)
+
+            nursery.start_soon(talk)
+            done = await acting[1].amendments.unlock_amendment(ids[1])
+            while {member.replica.version for member in members} != {1}:
+                await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+    assert done.records[0].id == ids[1]
+    assert 5 in members[0].charter.members
+    assert members[0].charter.members[5].name == "Member 6"
