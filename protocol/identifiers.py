@@ -46,6 +46,7 @@ class Tag(bytes, Enum):
     JOB_RECEIPT = b"allmende:jobrcpt"
     BUDGET_REQUEST = b"allmende:budgreq"
     MESSAGE = b"allmende:message"
+    VOTE_CARD = b"allmende:votcard"
 
 
 assert all(len(tag) == 16 for tag in Tag)
