@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from node.storage.store import Store
 from protocol.batches import Batch, decode_batch
+from protocol.detection import Evidence, find_evidence
 from protocol.receipts import ProvableBatch, build_receipt
 from protocol.records import Record
 from protocol.replica import Replica
@@ -43,6 +44,10 @@ class Archive:
         """The receipt of finality, once there is one."""
         is_final = self._replica.is_final(record_id)
         return build_receipt(self._replica, record_id, self._provable) if is_final else None
+
+    def find_evidence(self) -> list[Evidence]:
+        """The proofs of wrongdoing that the batches hold; takes a pass over the log when a slot is contested."""
+        return find_evidence(self._replica, self._provable)
 
     def _read_provable(self, batch_id: bytes) -> ProvableBatch:
         return ProvableBatch(decode_batch(self._replica.federation, self.read_bytes(batch_id)))

@@ -4,6 +4,9 @@ Two things happen here, one after the other, never at once: *ingest* takes in ba
 signs the next batch of ours. No batch leaves before it is on disk (spec 4.4), so whatever instant the process dies
 at, it never signs a second batch for one place in its log. After a restart everything is computed again from the
 stored batches.
+
+Both are written as plain steps (`node/verification.py`); the asynchronous methods add threads for the signature checks
+and the taking of turns, and the ones named `..._at_once` nothing, for a caller who does one thing after the other.
 """
 
 from __future__ import annotations
@@ -25,12 +28,12 @@ from node.signing import Signing
 from node.storage.store import MarkKind, Store
 from node.submissions import Submissions
 from node.unlocking import UnlockQueue
-from node.verification import check_all
+from node.verification import PAUSE, Checks, Steps, run_at_once, run_in_threads
 from node.vote_keys import VoteKeys
-from protocol.attempts import Round
+from node.waiting import Waiting
 from protocol.batches import Batch, LogPosition, build_batch, decode_batch, is_signed_batch
 from protocol.charter import Charter, FoundedCharter
-from protocol.contests import PromiseGiven, Slot
+from protocol.contests import Slot
 from protocol.errors import InvalidInput, Reason, Rejected
 from protocol.finality import full_mask
 from protocol.limits import SEEN_PER_BATCH_MAX, STATEMENTS_PER_BATCH_MAX
@@ -38,7 +41,7 @@ from protocol.receipts import verify_receipt
 from protocol.records import Record, decode_record, has_valid_signatures
 from protocol.replica import Admission, Introduction, Replica
 from protocol.rules import Circumstances
-from protocol.statements import Promise, Statement, VoteBatch, decode_slot_proposal, decode_unlock_request
+from protocol.statements import Statement, VoteBatch, decode_slot_proposal, decode_unlock_request
 from protocol.voting import Voter
 
 log = logging.getLogger("allmende.member")
@@ -72,6 +75,7 @@ class LedgerMember:
         self.signing = Signing(self.voter, vote_keys, store)
         self.history = AccountHistory()
         self.submissions = Submissions(self.voter)
+        self.waiting = Waiting(self.replica, self.submissions)
         self.running_clock = RunningClock(store)
         self.pacing = Pacing(self.charter.policy.batch_interval_ms / 1000)
         self.on_spoken: list[Callable[[bytes], None]] = []
@@ -86,10 +90,7 @@ class LedgerMember:
         self.arrivals = Arrivals(self.replica, self._note_fault, self._note_missing_past)
         self._unlocks = UnlockQueue(self.voter)
         self._approved = set(store.get_marks(MarkKind.APPROVED))
-        self._has_promises = trio.Event()
-        """Set, and replaced, when promises came in."""
         self._unseen: set[bytes] = set()
-        self._final_events: dict[bytes, trio.Event] = {}
         self._ingest_turn = trio.CapacityLimiter(1)
         self._ingest_waiting = trio.CapacityLimiter(INGEST_QUEUE_MAX)
         self._has_news = trio.Event()
@@ -137,22 +138,17 @@ class LedgerMember:
         """The receipt of finality, once there is one."""
         return self.archive.build_receipt(record_id)
 
-    async def wait_final(self, record_id: bytes, timeout_seconds: float) -> bool:
-        """Wait until the record is final here. Raises: Rejected when this node gave it up while it waited."""
-        if self.replica.is_final(record_id):
-            return True
-        event = self._final_events.setdefault(record_id, trio.Event())
-        with trio.move_on_after(timeout_seconds):
-            await event.wait()
-        if event.statistics().tasks_waiting == 0:
-            self._final_events.pop(record_id, None)
-        self.submissions.raise_failure(record_id)
-        return self.replica.is_final(record_id)
-
     # -- starting -----------------------------------------------------------------------------------------------
 
     async def restore(self) -> int:
         """Compute the state again from the stored batches; returns their number."""
+        return await run_in_threads(self._restore())
+
+    def restore_at_once(self) -> int:
+        """`restore`, without an event loop."""
+        return run_at_once(self._restore())
+
+    def _restore(self) -> Steps[int]:
         count = 0
         for encoded in self.store.iterate_batches():
             batch = self._decode_stored(encoded, count + 1)
@@ -161,10 +157,10 @@ class LedgerMember:
                 self._note_admission(admission)
             count += 1
             if count % 32 == 0:
-                await trio.lowlevel.checkpoint()
+                yield PAUSE
         self.voter.enter_version()
         self._enter_version()
-        await self._judge_open_records()
+        yield from self._judge_open_records()
         return count
 
     def _decode_stored(self, encoded: bytes, number: int) -> Batch:
@@ -190,17 +186,22 @@ class LedgerMember:
             now = (self.compute_open_epochs(), self.running_clock.ripe_requests)
             if now != known:
                 known = now
-                await self._judge_open_records()
-            if now != known or self.replica.contests:
+                await run_in_threads(self._judge_open_records())
+                self._has_news.set()
+            elif self.replica.contests:
                 self.voter.handle_contests(self.compute_circumstances())
                 self._has_news.set()
 
-    async def _judge_open_records(self) -> None:
+    def judge_at_once(self) -> None:
+        """What `watch_time` does when an epoch opens or closes or a grace ends, without an event loop."""
+        run_at_once(self._judge_open_records())
+
+    def _judge_open_records(self) -> Steps[None]:
         """Decide anew on all records that were introduced and have no vote of ours."""
         for introduction in self.replica.get_open_introductions():
             for record_id in introduction.ids:
                 for repeated, _ in self.replica.get_introductions(record_id):
-                    await self._judge(repeated, self.archive.fetch(repeated.batch).records)
+                    yield from self._judge(repeated, self.archive.fetch(repeated.batch).records)
         self.voter.handle_contests(self.compute_circumstances())
 
     # -- taking in ----------------------------------------------------------------------------------------------
@@ -211,33 +212,14 @@ class LedgerMember:
         What is malformed or not signed by its member counts against the peer. Batches of a charter version that is not
         in force here wait for those before them: an amendment may become final, and come into force, half-way.
         """
-        arrived: list[Batch] = []
-        for number, encoded in enumerate(encoded_batches):
-            if number % 8 == 7:
-                await trio.lowlevel.checkpoint()
-            try:
-                batch = decode_batch(self.charter.federation, encoded)
-            except InvalidInput as error:
-                self._note_fault(peer, f"malformed batch: {error}")
-                continue
-            if batch.id not in self.replica:
-                arrived.append(batch)
+        arrived = await run_in_threads(self._decode_batches(encoded_batches, peer))
         count = 0
         while True:
             version = self.replica.version
-            checkable = [batch for batch in arrived if batch.header.charter_version <= version]
-            count += await self._take_in_signed(checkable, peer)
+            count += await self.take_in(await run_in_threads(self._check_batches(arrived, peer)), peer)
             arrived = [batch for batch in arrived if batch.header.charter_version > version]
             if not arrived or self.replica.version == version:
                 return count
-
-    async def _take_in_signed(self, batches: list[Batch], peer: str) -> int:
-        """Take in those of these batches of known versions that their members signed."""
-        charters = self.replica.ledger.charters
-        signed = await check_all(batches, lambda it: is_signed_batch(charters[it.header.charter_version], it))
-        if not all(signed):
-            self._note_fault(peer, "a batch that its member did not sign")
-        return await self.take_in([batch for batch, good in zip(batches, signed, strict=True) if good], peer)
 
     async def take_in(self, signed_batches: Sequence[Batch], peer: str) -> int:
         """Store, admit and judge batches whose signatures hold; what lacks its past is parked.
@@ -245,27 +227,65 @@ class LedgerMember:
         One caller at a time: the others wait, and the network feels the pressure. Returns how many were new.
         """
         async with self._ingest_waiting, self._ingest_turn:
-            admissible = self.arrivals.choose(signed_batches, peer)
-            if any(self._is_own_of_now(batch) for batch in admissible):
-                self.signing.silence()
-            self.store.append_batches([(batch.id, batch.encoded) for batch in admissible])
-            for admission in self._admit(admissible):
-                if admission.introduction is not None:
-                    await self._judge(admission.introduction, admission.batch.records)
-            await self._answer_changes()
-            self._has_news.set()
-            return len(admissible)
+            return await run_in_threads(self._take_in(signed_batches, peer))
+
+    def ingest_at_once(self, encoded_batches: Sequence[bytes], peer: str) -> int:
+        """`ingest`, without an event loop."""
+        arrived = run_at_once(self._decode_batches(encoded_batches, peer))
+        count = 0
+        while True:
+            version = self.replica.version
+            count += run_at_once(self._take_in(run_at_once(self._check_batches(arrived, peer)), peer))
+            arrived = [batch for batch in arrived if batch.header.charter_version > version]
+            if not arrived or self.replica.version == version:
+                return count
+
+    def _decode_batches(self, encoded_batches: Sequence[bytes], peer: str) -> Steps[list[Batch]]:
+        """Those that are well-formed and news."""
+        arrived: list[Batch] = []
+        for number, encoded in enumerate(encoded_batches):
+            if number % 8 == 7:
+                yield PAUSE
+            try:
+                batch = decode_batch(self.charter.federation, encoded)
+            except InvalidInput as error:
+                self._note_fault(peer, f"malformed batch: {error}")
+                continue
+            if batch.id not in self.replica:
+                arrived.append(batch)
+        return arrived
+
+    def _check_batches(self, arrived: Sequence[Batch], peer: str) -> Steps[list[Batch]]:
+        """Those of a version that has come into force here which their members signed."""
+        charters = self.replica.ledger.charters
+        batches = [batch for batch in arrived if batch.header.charter_version <= self.replica.version]
+        signed = yield Checks(batches, lambda batch: is_signed_batch(charters[batch.header.charter_version], batch))
+        if not all(signed):
+            self._note_fault(peer, "a batch that its member did not sign")
+        return [batch for batch, good in zip(batches, signed, strict=True) if good]
+
+    def _take_in(self, signed_batches: Sequence[Batch], peer: str) -> Steps[int]:
+        admissible = self.arrivals.choose(signed_batches, peer)
+        if any(self._is_own_of_now(batch) for batch in admissible):
+            self.signing.silence()
+        self.store.append_batches([(batch.id, batch.encoded) for batch in admissible])
+        for admission in self._admit(admissible):
+            if admission.introduction is not None:
+                yield from self._judge(admission.introduction, admission.batch.records)
+        yield from self._answer_changes()
+        self._has_news.set()
+        return len(admissible)
 
     def _is_own_of_now(self, batch: Batch) -> bool:
         """True for a batch of our log of the version in force, which only we can have signed. What we said under
         versions before binds nobody's next words: a store may be made anew from what the others have."""
         return batch.header.member == self.number and batch.header.charter_version >= self.voter.version
 
-    async def _answer_changes(self) -> None:
+    def _answer_changes(self) -> Steps[None]:
         """Enter the next charter version once it is in force; answer owners who ask to unlock their slots."""
         if self.voter.enter_version():
             self._enter_version()
-            await self._judge_open_records()
+            yield from self._judge_open_records()
         elif self.replica.contests:
             self.voter.handle_contests(self.compute_circumstances())
         known = (len(self.replica.ledger.charters), self.replica.version)
@@ -306,33 +326,16 @@ class LedgerMember:
         for record in admission.applied:
             self.history.note(record, self.replica.ledger)
             self.running_clock.note_applied(record, self.replica.ledger)
-        if self.replica.contests and any(isinstance(statement, Promise) for statement in admission.batch.statements):
-            self._has_promises.set()
-            self._has_promises = trio.Event()
-        if self._final_events or self.submissions:
-            for introduction, mask in admission.final:
-                self._tell_final(introduction, mask)
+        self.waiting.note_admission(admission)
 
-    def _tell_final(self, introduction: Introduction, mask: int) -> None:
-        for position, record_id in enumerate(introduction.ids):
-            if mask >> position & 1:
-                self.submissions.discard(record_id)
-                self._wake(record_id)
-
-    def _wake(self, record_id: bytes) -> None:
-        """Tell those who wait for the record that its fate is known."""
-        event = self._final_events.pop(record_id, None)
-        if event is not None:
-            event.set()
-
-    async def _judge(self, introduction: Introduction, records: Sequence[Record]) -> None:
+    def _judge(self, introduction: Introduction, records: Sequence[Record]) -> Steps[None]:
         """Check the signatures of the batch's records that are open here, and let the voter decide.
 
         A record that stood in an earlier batch is checked again while it has no vote of ours: the signature there
         may be broken by the member that introduced it, and one valid signature suffices (spec 4.5).
         """
         positions = [position for position, record in enumerate(records) if self.voter.is_undecided(record)]
-        results = await check_all([records[position] for position in positions], has_valid_signatures)
+        results = yield Checks([records[position] for position in positions], has_valid_signatures)
         valid = sum(1 << position for position, good in zip(positions, results, strict=True) if good)
         self.voter.handle_verified(introduction, valid, self.compute_circumstances())
 
@@ -352,11 +355,19 @@ class LedgerMember:
 
         Raises: InvalidInput; Rejected when no correct member would vote for it now or later; Busy.
         """
+        return await run_in_threads(self._submit(encoded))
+
+    def submit_at_once(self, encoded: bytes) -> bytes:
+        """`submit`, without an event loop."""
+        return run_at_once(self._submit(encoded))
+
+    def _submit(self, encoded: bytes) -> Steps[bytes]:
         record = decode_record(self.charter.federation, encoded)
         if not self.voter.is_undecided(record) or record.id in self.submissions:
             return record.id
         self.signing.check()
-        if not (await check_all([record], has_valid_signatures))[0]:
+        (is_signed,) = yield Checks([record], has_valid_signatures)
+        if not is_signed:
             raise Rejected(Reason.SIGNATURE_INVALID, "the record is not signed by its writer")
         self.submissions.add(record, self.compute_circumstances(), self._clock())
         self._has_news.set()
@@ -370,25 +381,6 @@ class LedgerMember:
         self._has_news.set()
         await trio.lowlevel.checkpoint()
         return request.slot
-
-    def get_promises(self, slot: Slot, attempt: int) -> dict[bytes, PromiseGiven]:
-        """Batch -> promise for this attempt, one of each member: those on which a proposal may rest."""
-        contest = self.replica.contests.get(slot)
-        if contest is None:
-            return {}
-        chosen = contest.choose_promises(Round(self.replica.version, attempt))
-        return {batch: given for batch, given in chosen.items() if self.replica.is_supported(slot, given)}
-
-    async def wait_promises(self, slot: Slot, attempt: int, timeout_seconds: float) -> bool:
-        """Wait for promises of a quorum, or until the slot is decided; False when the time is over."""
-        with trio.move_on_after(timeout_seconds):
-            while not (self.replica.ledger.is_decided(*slot) or self._has_promised_quorum(slot, attempt)):
-                await self._has_promises.wait()
-        return self.replica.ledger.is_decided(*slot) or self._has_promised_quorum(slot, attempt)
-
-    def _has_promised_quorum(self, slot: Slot, attempt: int) -> bool:
-        promises = self.get_promises(slot, attempt).values()
-        return sum(self.charter.weights.get(promise.member, 0) for promise in promises) >= self.charter.quorum
 
     async def submit_proposal(self, encoded: bytes, record_bytes: bytes) -> bytes:
         """Take a slot owner's proposal with its record; returns the record's id, whose finality is to be awaited.
@@ -419,7 +411,7 @@ class LedgerMember:
         """This institution's people approved an amendment by hand: from now on its member may vote for it."""
         self._approved.add(amendment)
         self.store.put_marks(MarkKind.APPROVED, {amendment: int(self._clock())})
-        await self._judge_open_records()
+        await run_in_threads(self._judge_open_records())
         self._has_news.set()
 
     def has_approved(self, amendment: bytes) -> bool:
@@ -443,7 +435,7 @@ class LedgerMember:
             self._has_news = trio.Event()
             self.say_next()
             if self.replica.version != self.voter.version:  # our own adoption made the quorum
-                await self._answer_changes()
+                await run_in_threads(self._answer_changes())
                 self._has_news.set()
 
     def say_next(self) -> Batch | None:
@@ -454,13 +446,14 @@ class LedgerMember:
         circumstances = self.compute_circumstances()
         records = self.submissions.take(circumstances, self._clock())
         for record_id in self.submissions.take_rejected():
-            self._wake(record_id)
+            self.waiting.wake(record_id)
         wishes, unvoted = self._unlocks.take(circumstances)
         statements = [*wishes, *self._compose_statements(records, len(unvoted), len(wishes))]
         if not statements:
             return None
         batch = self._sign(records + unvoted, statements)
         self.store.append_batches([(batch.id, batch.encoded)])
+        self.voter.note_spoken(batch.id)
         admission = self.replica.admit(batch, self.archive.fetch)
         assert admission is not None
         self._note_admission(admission)

@@ -248,7 +248,7 @@ class Ledger:
         while ready:
             scope = ready.popleft()
             while (candidate := self._take_applicable(scope)) is not None:
-                ready.extend(self._apply(candidate))
+                ready.extend([touched for touched in self._apply(candidate) if touched in self._waiting])
                 applied.append(candidate)
         return applied
 

@@ -206,6 +206,10 @@ class Replica:
             ballot[0] == claim.round and tally.reached >> position & 1 for ballot, tally in introduction.votes.items()
         )
 
+    def get_losers(self) -> list[Record]:
+        """The records whose slot went to another one."""
+        return list(self._losers.values())
+
     def get_log(self, log: LogName) -> dict[int, list[bytes]]:
         """Index -> ids of the batches there; empty for a log that nobody began."""
         return self.logs.get(log, {})
@@ -214,17 +218,16 @@ class Replica:
         """True when the promise reports nothing, or a certificate that is here."""
         return promise.report is None or self.is_certified(slot, promise.report)
 
-    def find_certificates(self) -> dict[Slot, Claim]:
-        """The highest certificate of each open slot that has one."""
-        highest: dict[Slot, Claim] = {}
+    def find_certificates(self) -> dict[Slot, list[Claim]]:
+        """The certificates of each open slot that has any."""
+        found: dict[Slot, list[Claim]] = {}
         for introduction in self._open.values():
             for ballot, tally in introduction.votes.items():
                 for position in iterate_positions(tally.reached):
                     record = introduction.records.get(position)
                     if record is not None:
-                        slot, claim = (record.scope, record.sequence), Claim(ballot[0], record.id)
-                        highest[slot] = max(claim, highest.get(slot, claim))
-        return highest
+                        found.setdefault((record.scope, record.sequence), []).append(Claim(ballot[0], record.id))
+        return found
 
     def get_frontier(self) -> dict[LogName, tuple[bytes, ...]]:
         """The heads of every log, sorted: two closed sets are equal when these are."""

@@ -189,7 +189,7 @@ def _check_lots(draws: tuple[Output, ...] | tuple[Draw, ...], epoch: int) -> Non
 def _check_transfer(record: Record, body: Transfer, ledger: Ledger) -> None:
     _check_lots(body.outputs, record.epoch)
     for output in body.outputs:
-        if output.program:
+        if output.program and output.account != record.account:
             program = ledger.programs.get(output.program)
             if program is not None and not program.body.is_transferable:
                 raise Rejected(

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.cli import run
 from node.wallet.job_receipts import describe_job, verify_job
-from node.wallet.payments import read_account, spend
+from node.wallet.payments import spend
+from node.wallet.sending import read_account
 from protocol.errors import InvalidInput
 from protocol.identifiers import compute_account_id
 from protocol.metering import JobState
