@@ -35,6 +35,7 @@ from node.web.server import HttpServer, open_private_listener, open_public_liste
 from node.web.services import WebServices
 from protocol.charter import Charter, FoundedCharter
 from protocol.errors import Rejected
+from protocol.messages import Place
 
 log = logging.getLogger("allmende.daemon")
 
@@ -79,7 +80,7 @@ class _Daemon:
         self._store = Store.open(home.ledger, self._charter.federation)
         self._member = LedgerMember(founded, own.number, keys["vote"], self._store)
         self._actions = OperatorActions(self._member, keys["member"], Outbox(home.outbox, self._charter.federation))
-        self._gossip = Gossip(self._charter, self._member.take_in)
+        self._gossip = Gossip(self._charter, self._member.take_in, self._member.list_ignored_logs)
         self._peers = _collect_peers(self._charter, own.number, federation, config)
         self._numbers = {compute_peer_id(m.peer_key): number for number, m in self._charter.members.items()}
         self._transport = Libp2pTransport(
@@ -105,11 +106,15 @@ class _Daemon:
         self._member.on_missing_past.append(self._synchronizer.request_sync)
         self._member.on_fault.append(self._transport.note_fault)
         self._synchronizer.on_answer.append(self._note_answer)
+        self._synchronizer.on_heads.append(self._note_heads)
         self._gossip.on_offer.append(self._take_offer)
         self._services.on_offer.append(self._gossip.tell_offer)
 
     def _note_answer(self, peer_id: str) -> None:
         self._member.note_heard(self._numbers[peer_id])
+
+    def _note_heads(self, peer_id: str, heads: tuple[Place, ...]) -> None:
+        self._member.log_rates.note_heads(self._numbers[peer_id], heads)
 
     def _take_offer(self, encoded: bytes) -> None:
         """An offer that another node passed on; one that we would not take from its donor is dropped."""
@@ -141,6 +146,7 @@ class _Daemon:
             self._transport.set_peers(self._peers)
             nursery.start_soon(self._member.speak)
             nursery.start_soon(self._member.watch_epochs)
+            nursery.start_soon(self._member.watch_rates)
             nursery.start_soon(self._gossip.run, self._transport)
             nursery.start_soon(self._synchronizer.run)
             nursery.start_soon(self._keep_house)

@@ -19,6 +19,7 @@ import trio
 from node.api import RecordState
 from node.errors import UserError
 from node.history import AccountHistory
+from node.log_rate import LogRates
 from node.network.parking import Parking
 from node.pacing import Pacing
 from node.storage.store import Store
@@ -43,6 +44,7 @@ INGEST_QUEUE_MAX = 256
 
 DECODED_BATCHES_MAX = 64
 EPOCH_WATCH_SECONDS = 5
+RATE_WATCH_SECONDS = 0.5
 
 
 class LedgerMember:
@@ -68,6 +70,7 @@ class LedgerMember:
         self.history = AccountHistory()
         self.submissions = Submissions(self.voter)
         self.pacing = Pacing(self.charter.policy.batch_interval_ms / 1000)
+        self.log_rates = LogRates(self.charter)
         self.on_spoken: list[Callable[[bytes], None]] = []
         """Called with each own batch's bytes after it is stored."""
         self.on_missing_past: list[Callable[[str], None]] = []
@@ -190,6 +193,13 @@ class LedgerMember:
                 await self._judge_open_records()
                 self._has_news.set()
 
+    async def watch_rates(self) -> None:
+        """Batches that came faster than the charter lets their log grow are taken in when it is their time."""
+        while True:
+            await trio.sleep(min(RATE_WATCH_SECONDS, self.log_rates.compute_pause(self._clock())))
+            for batch, peer in self.log_rates.release(self._clock()):
+                await self.take_in([batch], peer)
+
     async def _judge_open_records(self) -> None:
         """Decide anew on all records that were introduced and have no vote of ours."""
         for introduction in self.replica.get_open_introductions():
@@ -237,8 +247,9 @@ class LedgerMember:
             return len(admissible)
 
     def list_ignored_logs(self) -> frozenset[int]:
-        """Members that contradicted themselves, while nothing of theirs is missing here."""
-        return frozenset() if self._parking.wanted else frozenset(self.replica.forks)
+        """Members whose log may not grow now or, while nothing is missing, that contradicted themselves."""
+        forked = frozenset() if self._parking.wanted else frozenset(self.replica.forks)
+        return forked | self.log_rates.list_held_logs()
 
     def _leave_out_branches(self, arrived: list[Batch]) -> list[Batch]:
         """Without what proven equivocators add, unless a batch of another member rests on it (spec 4.7)."""
@@ -255,7 +266,7 @@ class LedgerMember:
         return [batch for batch in arrived if batch.id in kept]
 
     def _order(self, arrived: list[tuple[Batch, str]]) -> list[Batch]:
-        """Those whose past is here or comes before them, parents first; the others are parked."""
+        """Those whose past is here or comes before them, parents first; the others are parked, or held (spec 10.5)."""
         admissible: dict[bytes, Batch] = {}
         queue = deque(arrived)
         while queue:
@@ -265,11 +276,14 @@ class LedgerMember:
             missing = [parent for parent in self.replica.get_missing_parents(batch) if parent not in admissible]
             if missing:
                 self._parking.park(batch, missing, peer)
-                for callback in self.on_missing_past:
-                    callback(peer)
+                if batch.header.member not in self.log_rates.list_held_logs():
+                    for callback in self.on_missing_past:
+                        callback(peer)
                 continue
             if not self.replica.is_linked(batch, admissible):
                 self._note_fault(peer, "a batch that does not continue its log")
+                continue
+            if batch.header.member != self.number and not self.log_rates.admit(batch, peer, self._clock()):
                 continue
             admissible[batch.id] = batch
             queue.extendleft(self._parking.release(batch.id))
@@ -371,7 +385,8 @@ class LedgerMember:
         await self._has_heard_quorum.wait()
         while True:
             await self._has_news.wait()
-            await trio.sleep(self.pacing.compute_delay(self._clock()))
+            now = self._clock()
+            await trio.sleep(max(self.pacing.compute_delay(now), self.log_rates.compute_wait(self.number, now)))
             self._has_news = trio.Event()
             self.say_next()
 
@@ -391,6 +406,7 @@ class LedgerMember:
         assert admission is not None
         self._note_admission(admission)
         self.pacing.note_spoken(self._clock())
+        self.log_rates.count_own(batch, self._clock())
         for callback in self.on_spoken:
             callback(batch.encoded)
         if self.voter.has_statements or self.submissions.has_ready:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from hashlib import sha256
 
 import trio
@@ -45,8 +45,15 @@ def offers_topic(federation: bytes) -> str:
 class Gossip:
     """Between the network's hints and the member: received batches in groups, own batches out."""
 
-    def __init__(self, charter: Charter, take_in: Callable[[Sequence[Batch], str], Awaitable[int]]) -> None:
+    def __init__(
+        self,
+        charter: Charter,
+        take_in: Callable[[Sequence[Batch], str], Awaitable[int]],
+        list_ignored_logs: Callable[[], Collection[int]] = frozenset,
+    ) -> None:
+        """`list_ignored_logs` names members whose further batches are not wanted."""
         self._charter = charter
+        self._list_ignored_logs = list_ignored_logs
         self._batches = batches_topic(charter.federation)
         self._offers = offers_topic(charter.federation)
         self._take_in_batches = take_in
@@ -82,6 +89,8 @@ class Gossip:
         batch = decode_batch(self._charter.federation, payload)
         if not is_signed_batch(self._charter, batch):
             raise InvalidInput("a batch that its member did not sign")
+        if batch.header.member in self._list_ignored_logs():  # what is wanted of it later, anti-entropy brings
+            return False
         self._checked[payload] = batch
         if len(self._checked) > CHECKED_BATCHES_MAX:
             self._checked.popitem(last=False)
