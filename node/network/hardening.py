@@ -32,7 +32,7 @@ from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.identity.identify_push.identify_push import ID_PUSH
-from libp2p.io.exceptions import IOException, MessageTooLarge
+from libp2p.io.exceptions import IncompleteReadError, IOException, MessageTooLarge
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
@@ -191,14 +191,18 @@ class GuardedPubsub(Pubsub):
                 frame = rpc_pb2.RPC()
                 frame.ParseFromString(content)
                 await self._handle_frame(frame, stream)
+        except IncompleteReadError:
+            raise  # libp2p forgets the peer, and tries again while it is connected
         except Exception as error:
-            log.info("the gossip stream of %s ended: %r", peer_id.to_base58(), error)
-            await reset(stream)
-            if isinstance(error, IOException) and not isinstance(error, MessageTooLarge):
+            is_fault = isinstance(error, MessageTooLarge) or not isinstance(error, IOException)
+            if not is_fault:
+                log.debug("the gossip stream of %s ended: %r", peer_id.to_base58(), error)
                 return
+            log.info("closed the gossip stream of %s: %r", peer_id.to_base58(), error)
             # A connection that breaks in the middle of a frame also leaves one that does not parse: no fault.
             if not _is_ending(stream):
                 self._blame(peer_id.to_base58())
+            await reset(stream)
             self._handle_dead_peer(peer_id)
 
     async def _handle_frame(self, frame: rpc_pb2.RPC, stream: INetStream) -> None:

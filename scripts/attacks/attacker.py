@@ -40,7 +40,16 @@ class Attacker:
         self.peer_id = self.id.to_base58()
         self.address = Multiaddr(address)
         self.victim_id = ID.from_base58(address.rpartition("/p2p/")[2])
+        self.heard = bytearray()
+        """What the victim gossiped to us."""
         self._sequence = 0
+        # Before the call: the victim asks for it once, as soon as it is connected.
+        self.host.set_stream_handler(TProtocol(MESHSUB), self._listen)
+
+    async def _listen(self, stream: INetStream) -> None:
+        with contextlib.suppress(Exception):
+            while chunk := await stream.read(65536):
+                self.heard += chunk
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[Attacker]:
@@ -68,6 +77,15 @@ class Attacker:
         except Exception:  # libp2p has a dozen kinds of no
             return False
         return True
+
+    async def join(self, topic: str) -> INetStream:
+        """Be in the mesh of a topic; returns the stream on which the victim listens."""
+        stream = await self.open(MESHSUB)
+        await stream.write(make_subscription(topic))
+        with trio.fail_after(DIAL_SECONDS):
+            while not self.heard:
+                await trio.sleep(0.01)
+        return stream
 
     async def open(self, protocol: str) -> INetStream:
         """A stream of a protocol."""

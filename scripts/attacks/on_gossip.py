@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable, Iterator
 
-import trio
-from libp2p.abc import INetStream
-from libp2p.custom_types import TProtocol
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils import encode_varint_prefixed
 
 from node.network.gossip import batches_topic
 from protocol.batches import LogPosition
-from scripts.attacks.attacker import MESHSUB, Attacker, make_frame, make_subscription
+from scripts.attacks.attacker import Attacker, make_frame
 from scripts.attacks.on_streams import count, describe_standing, repeat
 from scripts.attacks.scene import Scene, make_log
 
@@ -22,33 +18,21 @@ SMALL_MESSAGES = 4000
 NAMED_MESSAGES = 20_000
 
 
-@contextlib.asynccontextmanager
-async def _listener(scene: Scene) -> AsyncIterator[tuple[Attacker, int, INetStream, list[int]]]:
-    """An attacker in the mesh: (itself, its number, its stream to the victim, [bytes that the victim sent it])."""
-    received = [0]
+Make = Callable[[Attacker, int], Iterator[bytes]]
+"""(the attacker, its member number) -> the frames that it sends."""
 
-    async def listen(stream: INetStream) -> None:
-        with contextlib.suppress(Exception):
-            while chunk := await stream.read(65536):
-                received[0] += len(chunk)
 
+async def _send_frames(scene: Scene, seconds: float, make: Make) -> str:
     async with scene.attacker() as (attacker, number):
-        attacker.host.set_stream_handler(TProtocol(MESHSUB), listen)
-        stream = await attacker.open(MESHSUB)
-        await stream.write(make_subscription(batches_topic(scene.cast.federation)))
-        await trio.sleep(1)
-        yield attacker, number, stream, received
-
-
-async def _send_frames(scene: Scene, seconds: float, frames: Iterator[bytes] | None, make: object = None) -> str:
-    async with _listener(scene) as (attacker, number, stream, received):
-        source = frames if frames is not None else make(attacker, number)  # type: ignore[operator]
+        stream = await attacker.join(batches_topic(scene.cast.federation))
+        frames = make(attacker, number)
 
         async def work() -> None:
-            await stream.write(next(source))
+            await stream.write(next(frames))
 
         outcomes = await repeat(seconds, work, 1)
-        return f"{count(outcomes)}; {received[0] / 1e6:.1f} MB came back; {await describe_standing(attacker)}"
+        heard = len(attacker.heard) / 1e6
+        return f"{count(outcomes)}; {heard:.1f} MB came back; {await describe_standing(attacker)}"
 
 
 def _publish(attacker: Attacker, topic: str, *payloads: bytes) -> bytes:
@@ -63,7 +47,7 @@ async def publish_garbage(scene: Scene, seconds: float) -> str:
         while True:
             yield _publish(attacker, topic, chance.randbytes(1000))
 
-    return await _send_frames(scene, seconds, None, make)
+    return await _send_frames(scene, seconds, make)
 
 
 async def publish_again(scene: Scene, seconds: float) -> str:
@@ -75,7 +59,7 @@ async def publish_again(scene: Scene, seconds: float) -> str:
         while True:
             yield _publish(attacker, topic, batch.encoded)
 
-    return await _send_frames(scene, seconds, None, make)
+    return await _send_frames(scene, seconds, make)
 
 
 async def publish_without_past(scene: Scene, seconds: float) -> str:
@@ -88,7 +72,7 @@ async def publish_without_past(scene: Scene, seconds: float) -> str:
             (batch,) = make_log(scene.cast, number, 1, position, salt)
             yield _publish(attacker, topic, batch.encoded)
 
-    return await _send_frames(scene, seconds, None, make)
+    return await _send_frames(scene, seconds, make)
 
 
 async def publish_above_the_rate(scene: Scene, seconds: float) -> str:
@@ -99,7 +83,7 @@ async def publish_above_the_rate(scene: Scene, seconds: float) -> str:
         for batch in make_log(scene.cast, number, 1_000_000, LogPosition(0, b"")):
             yield _publish(attacker, topic, batch.encoded)
 
-    return await _send_frames(scene, seconds, None, make)
+    return await _send_frames(scene, seconds, make)
 
 
 async def publish_many_at_once(scene: Scene, seconds: float) -> str:
@@ -110,7 +94,7 @@ async def publish_many_at_once(scene: Scene, seconds: float) -> str:
         while True:
             yield _publish(attacker, topic, *(chance.randbytes(8) for _ in range(SMALL_MESSAGES)))
 
-    return await _send_frames(scene, seconds, None, make)
+    return await _send_frames(scene, seconds, make)
 
 
 async def ask_for_one_message_often(scene: Scene, seconds: float) -> str:
@@ -127,7 +111,7 @@ async def ask_for_one_message_often(scene: Scene, seconds: float) -> str:
         while True:
             yield make_frame(control=rpc_pb2.ControlMessage(iwant=[wanted]))
 
-    return await _send_frames(scene, seconds, None, make)
+    return await _send_frames(scene, seconds, make)
 
 
 async def offer_messages_without_end(scene: Scene, seconds: float) -> str:
@@ -140,7 +124,7 @@ async def offer_messages_without_end(scene: Scene, seconds: float) -> str:
             have = rpc_pb2.ControlIHave(topicID=topic, messageIDs=names)
             yield make_frame(control=rpc_pb2.ControlMessage(ihave=[have]))
 
-    return await _send_frames(scene, seconds, None, make)
+    return await _send_frames(scene, seconds, make)
 
 
 async def join_and_leave(scene: Scene, seconds: float) -> str:
@@ -156,4 +140,4 @@ async def join_and_leave(scene: Scene, seconds: float) -> str:
         while True:
             yield content
 
-    return await _send_frames(scene, seconds, None, make)
+    return await _send_frames(scene, seconds, make)

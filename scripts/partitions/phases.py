@@ -15,7 +15,7 @@ from scripts.partitions.namespaces import Namespaces
 
 MEMBERS = 7
 PEOPLE = 28
-PAYMENTS_PER_SECOND = 2
+PAYMENTS_PER_SECOND = 1
 """In all. With seven members each payment alone makes fourteen batches, which each node hears; seven nodes on two
 cores can't do much more, and latencies would tell of the processors."""
 

@@ -15,7 +15,7 @@ from libp2p.utils import encode_varint_prefixed
 
 from node.network import hardening
 from node.network.transport import ANSWERS_PER_PEER_MAX
-from scripts.attacks.attacker import MESHSUB, MULTISTREAM, Attacker, make_frame, make_subscription
+from scripts.attacks.attacker import MESHSUB, MULTISTREAM, Attacker, make_frame
 
 HONEST, HOSTILE, VICTIM = 1, 2, 3
 
@@ -277,48 +277,34 @@ async def test_a_peer_gets_so_many_answers_at_a_time_and_the_others_are_not_made
     assert made == ANSWERS_PER_PEER_MAX
 
 
-async def join_mesh(lab, attacker):
-    """The attacker listens to gossip; returns its stream, and what the victim sends it."""
-    received = bytearray()
-
-    async def listen(stream):
-        with contextlib.suppress(Exception):
-            while chunk := await stream.read(65536):
-                received.extend(chunk)
-
-    attacker.host.set_stream_handler(TProtocol(MESHSUB), listen)
-    stream = await attacker.open(MESHSUB)
-    await stream.write(make_subscription(lab.TOPIC))
-    await lab.until(lambda: received)
-    return stream, received
+def make_wanted(*names):
+    return make_frame(control=rpc_pb2.ControlMessage(iwant=[rpc_pb2.ControlIWant(messageIDs=names)]))
 
 
 async def test_a_message_that_is_wanted_a_thousand_times_is_sent_once(lab, victim, attacker):
-    stream, received = await join_mesh(lab, attacker)
-    payload = random.Random(6).randbytes(200_000)
-    message = attacker.sign_message(lab.TOPIC, payload)
-    await stream.write(make_frame(publish=[message]))
-    await lab.until(lambda: payload in victim.payloads())
-    wanted = rpc_pb2.ControlIWant(messageIDs=[message.from_id + message.seqno] * 1000)
-    await stream.write(make_frame(control=rpc_pb2.ControlMessage(iwant=[wanted])))
-    await lab.until(lambda: payload in received)
-    await victim.transport.publish(lab.TOPIC, b"after the answer")
-    await lab.until(lambda: b"after the answer" in received)
-    assert received.count(payload) == 1
+    stream = await attacker.join(lab.TOPIC)
+    payloads = [random.Random(number).randbytes(100_000) for number in (1, 2)]
+    messages = [attacker.sign_message(lab.TOPIC, payload) for payload in payloads]
+    await stream.write(make_frame(publish=messages))
+    await lab.until(lambda: set(payloads) <= victim.payloads())
+    first, second = (message.from_id + message.seqno for message in messages)
+    await stream.write(make_wanted(*[first] * 1000))
+    await stream.write(make_wanted(second))
+    await lab.until(lambda: payloads[1] in attacker.heard)
+    assert attacker.heard.count(payloads[0]) == 1
 
 
 async def test_messages_that_are_wanted_at_once_fill_one_frame_and_no_more(lab, victim, attacker):
-    stream, received = await join_mesh(lab, attacker)
+    stream, received = await attacker.join(lab.TOPIC), attacker.heard
     names, payloads = [], [random.Random(number).randbytes(200_000) for number in range(12)]
     for payload in payloads:
         message = attacker.sign_message(lab.TOPIC, payload)
         names.append(message.from_id + message.seqno)
         await stream.write(make_frame(publish=[message]))
     await lab.until(lambda: set(payloads) <= victim.payloads())
-    wanted = rpc_pb2.ControlIWant(messageIDs=names)
-    await stream.write(make_frame(control=rpc_pb2.ControlMessage(iwant=[wanted])))
+    await stream.write(make_wanted(*names))
     await lab.until(lambda: payloads[4] in received)
-    await stream.write(make_frame(control=rpc_pb2.ControlMessage(iwant=[rpc_pb2.ControlIWant(messageIDs=names[-1:])])))
+    await stream.write(make_wanted(names[-1]))
     await lab.until(lambda: payloads[-1] in received)
     assert sum(payload in received for payload in payloads) == 6
 
@@ -328,7 +314,7 @@ async def test_a_frame_of_thousands_of_messages_keeps_nobody_waiting(lab, victim
     async with honest.transport.run():
         honest.call(victim)
         await lab.until(honest.transport.connected)
-        stream, _ = await join_mesh(lab, attacker)
+        stream = await attacker.join(lab.TOPIC)
         messages = [attacker.sign_message(lab.TOPIC, number.to_bytes(4, "big")) for number in range(2000)]
         await stream.write(make_frame(publish=messages))
         await lab.until(lambda: victim.received)
