@@ -19,10 +19,16 @@ class Arrivals:
     """The way of signed batches into one replica."""
 
     def __init__(
-        self, replica: Replica, note_fault: Callable[[str, str], None], note_missing_past: Callable[[str], None]
+        self,
+        replica: Replica,
+        may_enter: Callable[[Batch, str], bool],
+        note_fault: Callable[[str, str], None],
+        note_missing_past: Callable[[str, int], None],
     ) -> None:
-        """`note_fault(peer, what)` and `note_missing_past(peer)` hear of the peers that sent such batches."""
+        """`may_enter(batch, peer)` keeps a batch, or says that its log may grow by it now; `note_fault(peer, what)`
+        and `note_missing_past(peer, member)` hear of the peers that sent such batches."""
         self._replica = replica
+        self._may_enter = may_enter
         self._note_fault = note_fault
         self._note_missing_past = note_missing_past
         self._parking = Parking()
@@ -63,7 +69,7 @@ class Arrivals:
         return [batch for batch in arrived if batch.id in kept]
 
     def _order(self, arrived: list[tuple[Batch, str]]) -> list[Batch]:
-        """Those whose past is here or comes before them, parents first; the others are parked."""
+        """Those whose past is here or comes before them, parents first; the others are parked, or held (spec 10.5)."""
         admissible: dict[bytes, Batch] = {}
         queue = deque(arrived)
         while queue:
@@ -73,13 +79,15 @@ class Arrivals:
             missing = [parent for parent in self._replica.get_missing_parents(batch) if parent not in admissible]
             if missing:
                 self._parking.park(batch, missing, peer)
-                self._note_missing_past(peer)
+                self._note_missing_past(peer, batch.header.member)
                 continue
             if not self._replica.is_linked(batch, admissible):
                 self._note_fault(peer, "a batch that does not continue its log")
                 continue
             if not has_valid_proofs(self._replica.ledger.charters, batch):
                 self._note_fault(peer, "a batch with a receipt that proves nothing")
+                continue
+            if not self._may_enter(batch, peer):
                 continue
             admissible[batch.id] = batch
             queue.extendleft(self._parking.release(batch.id))

@@ -39,6 +39,7 @@ from node.web.server import HttpServer, open_private_listener, open_public_liste
 from node.web.services import WebServices
 from protocol.charter import FoundedCharter
 from protocol.errors import Rejected
+from protocol.messages import Place
 
 log = logging.getLogger("allmende.daemon")
 
@@ -96,7 +97,9 @@ class _Daemon:
         self._store = Store.open(home.ledger, founded.charter.federation)
         self._member = LedgerMember(founded, number, keys.vote, self._store)
         self._actions = OperatorActions(self._member, keys.member, Outbox(home.outbox, founded.charter.federation))
-        self._gossip = Gossip(self._member.replica.ledger.charters, self._member.take_in)
+        self._gossip = Gossip(
+            self._member.replica.ledger.charters, self._member.take_in, self._member.list_ignored_logs
+        )
         self._neighbours = Neighbours(number, self._founding_charters, federation.addresses, config.peers)
         self._transport = Libp2pTransport(
             keys.peer.seed,
@@ -112,7 +115,7 @@ class _Daemon:
             self._transport,
             self._member.archive.read_bytes,
             self._member.ingest,
-            self._member.arrivals.list_ignored_logs,
+            self._member.list_ignored_logs,
         )
         self._blobs = BlobStore(home.blobs)
         self._services = WebServices(
@@ -130,6 +133,7 @@ class _Daemon:
         self._member.on_charter.append(self._follow_charter)
         self._gossip.on_unknown_version.append(self._synchronizer.request_sync)
         self._synchronizer.on_answer.append(self._note_answer)
+        self._synchronizer.on_heads.append(self._note_heads)
         self._gossip.on_offer.append(self._take_offer)
         self._services.on_offer.append(self._gossip.tell_offer)
 
@@ -177,6 +181,9 @@ class _Daemon:
             self._transport.set_peers(self._neighbours.list_calls())
             self._save_federation()
 
+    def _note_heads(self, peer_id: str, heads: tuple[Place, ...]) -> None:
+        self._member.log_rates.note_heads(self._neighbours.get_number(peer_id), heads)
+
     def _take_offer(self, encoded: bytes) -> None:
         """An offer that another node passed on; one that we would not take from its donor is dropped."""
         try:
@@ -206,6 +213,7 @@ class _Daemon:
             self._follow_charter()
             nursery.start_soon(self._member.speak)
             nursery.start_soon(self._member.watch_time)
+            nursery.start_soon(self._member.watch_rates)
             nursery.start_soon(self._gossip.run, self._transport)
             nursery.start_soon(self._synchronizer.run)
             nursery.start_soon(self._keep_house)

@@ -22,6 +22,7 @@ from node.archive import Archive
 from node.arrivals import Arrivals
 from node.errors import UserError
 from node.history import AccountHistory
+from node.log_rate import LogRates
 from node.pacing import Pacing
 from node.running_clock import RunningClock
 from node.signing import Signing
@@ -47,6 +48,7 @@ INGEST_QUEUE_MAX = 256
 """Calls of `ingest` that wait for their turn; further callers wait outside, so the network feels the pressure."""
 
 WATCH_SECONDS = 1
+RATE_WATCH_SECONDS = 0.5
 
 
 class LedgerMember:
@@ -74,6 +76,7 @@ class LedgerMember:
         self.submissions = Submissions(self.voter)
         self.running_clock = RunningClock(store)
         self.pacing = Pacing(self.charter.policy.batch_interval_ms / 1000)
+        self.log_rates = LogRates(self.replica)
         self.on_spoken: list[Callable[[bytes], None]] = []
         """Called with each own batch's bytes after it is stored."""
         self.on_missing_past: list[Callable[[str], None]] = []
@@ -83,7 +86,7 @@ class LedgerMember:
         self.on_charter: list[Callable[[], None]] = []
         """Called when another charter version is known or in force."""
         self._clock = clock
-        self.arrivals = Arrivals(self.replica, self._note_fault, self._note_missing_past)
+        self.arrivals = Arrivals(self.replica, self._admit_by_rate, self._note_fault, self._note_missing_past)
         self.unlocking = Unlocking(self.voter, self.signing.check, self.compute_circumstances, self._tell_news)
         self._approved = set(store.get_marks(MarkKind.APPROVED))
         self._unseen: set[bytes] = set()
@@ -204,6 +207,13 @@ class LedgerMember:
     def judge_at_once(self) -> None:
         """What `watch_time` does when an epoch opens or closes or a grace ends, without an event loop."""
         run_at_once(self._judge_open_records())
+
+    async def watch_rates(self) -> None:
+        """Batches that came faster than the charter lets their log grow are taken in when it is their time."""
+        while True:
+            await trio.sleep(min(RATE_WATCH_SECONDS, self.log_rates.compute_pause(self._clock())))
+            for batch, peer in self.log_rates.release(self._clock()):
+                await self.take_in([batch], peer)
 
     def _judge_open_records(self) -> Steps[None]:
         """Decide anew on all records that were introduced and have no vote of ours."""
@@ -362,9 +372,17 @@ class LedgerMember:
         valid = sum(1 << position for position, good in zip(positions, results, strict=True) if good)
         self.voter.handle_verified(introduction, valid, self.compute_circumstances())
 
-    def _note_missing_past(self, peer: str) -> None:
-        for callback in self.on_missing_past:
-            callback(peer)
+    def _admit_by_rate(self, batch: Batch, peer: str) -> bool:
+        return batch.header.member == self.number or self.log_rates.admit(batch, peer, self._clock())
+
+    def list_ignored_logs(self) -> frozenset[int]:
+        """Members of which nothing more is wanted at the moment, or whose log may not grow now."""
+        return self.arrivals.list_ignored_logs() | self.log_rates.list_held_logs()
+
+    def _note_missing_past(self, peer: str, member: int) -> None:
+        if member not in self.log_rates.list_held_logs():
+            for callback in self.on_missing_past:
+                callback(peer)
 
     def _note_fault(self, peer: str, what: str) -> None:
         log.warning("peer %s sent %s", peer, what)
@@ -423,7 +441,8 @@ class LedgerMember:
         await self.signing.wait_heard_quorum()
         while True:
             await self._has_news.wait()
-            await trio.sleep(self.pacing.compute_delay(self._clock()))
+            now = self._clock()
+            await trio.sleep(max(self.pacing.compute_delay(now), self.log_rates.compute_wait(self.number, now)))
             self._has_news = trio.Event()
             self.say_next()
             if self.replica.version != self.voter.version:  # our own adoption made the quorum
@@ -450,6 +469,7 @@ class LedgerMember:
         assert admission is not None
         self._note_admission(admission)
         self.pacing.note_spoken(self._clock())
+        self.log_rates.count_own(batch, self._clock())
         for callback in self.on_spoken:
             callback(batch.encoded)
         if self.replica.contests:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from hashlib import sha256
 
 import trio
@@ -45,10 +45,17 @@ def offers_topic(federation: bytes) -> str:
 class Gossip:
     """Between the network's hints and the member: received batches in groups, own batches out."""
 
-    def __init__(self, charters: Charters, take_in: Callable[[Sequence[Batch], str], Awaitable[int]]) -> None:
-        """`charters` are the versions that are known; it may grow."""
+    def __init__(
+        self,
+        charters: Charters,
+        take_in: Callable[[Sequence[Batch], str], Awaitable[int]],
+        list_ignored_logs: Callable[[], Collection[int]] = frozenset,
+    ) -> None:
+        """`charters` are the versions that are known; it may grow. `list_ignored_logs` names members whose further
+        batches are not wanted."""
         self._charters = charters
         self._federation = charters[0].federation
+        self._list_ignored_logs = list_ignored_logs
         self._batches = batches_topic(self._federation)
         self._offers = offers_topic(self._federation)
         self._take_in_batches = take_in
@@ -91,6 +98,8 @@ class Gossip:
             return False
         if not is_signed_batch(charter, batch):
             raise InvalidInput("a batch that its member did not sign")
+        if batch.header.member in self._list_ignored_logs():  # what is wanted of it later, anti-entropy brings
+            return False
         self._checked[payload] = batch
         if len(self._checked) > CHECKED_BATCHES_MAX:
             self._checked.popitem(last=False)
