@@ -10,6 +10,7 @@ import ipaddress
 import json
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,14 +20,13 @@ import msgspec
 
 from node.addresses import Kind, encode_address
 from node.errors import UserError
-from node.files import write_atomically
+from node.files import check_directory_is_guarded, read_plain, write_atomically
 from protocol.charter import Charter, FoundedCharter, Member, decode_founded_charter
 from protocol.errors import InvalidInput
 from protocol.limits import NAME_BYTES_MAX
 
 HOME_VARIABLE = "ALLMENDE_NODE_HOME"
 HOME_DEFAULT = "~/.allmende-node"
-SETTINGS_BYTES_MAX = 1 << 20
 PEERS_MAX = 1000
 
 P2P_EXAMPLE = "write it like /ip4/192.0.2.7/tcp/4001 or /dns/node.example.org/tcp/4001"
@@ -118,9 +118,10 @@ class NodeHome:
         return (("member", self.member_key), ("vote", self.vote_key), ("peer", self.peer_key))
 
     def load_config(self) -> NodeConfig:
-        """Raises: UserError, also when there is no node here."""
+        """Raises: UserError, also when there is no node here, or when others may change it."""
         if not self.config.exists():
             raise UserError(f"there is no node in {self.path}: make one with `allmende node init`, or name --home")
+        check_directory_is_guarded(self.path)
         return read_config(self.config)
 
     def load_federation(self) -> tuple[Federation, FoundedCharter]:
@@ -306,13 +307,7 @@ def make_home(path: Path) -> NodeHome:
 
 
 def _read_text(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            content = file.read(SETTINGS_BYTES_MAX + 1)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if len(content) > SETTINGS_BYTES_MAX:
-        raise UserError(f"{path} is too large for what it should hold: is it another file?")
+    content = read_plain(path, stat.S_IWOTH, "says what a node does, and anybody may write to it", "600")
     try:
         return content.decode()
     except UnicodeDecodeError:

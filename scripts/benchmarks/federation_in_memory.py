@@ -46,7 +46,7 @@ def _public(key: Ed25519PrivateKey) -> bytes:
 class Cast:
     """Members and people with their keys, and how far each person's account has come."""
 
-    def __init__(self, member_count: int, people: int) -> None:
+    def __init__(self, member_count: int, people: int, log_bytes_per_second: int = 2**30) -> None:
         numbers = range(1, member_count + 1)
         self.member_keys = {number: make_key("member", number) for number in numbers}
         self.vote_keys = {number: make_key("vote", number) for number in numbers}
@@ -64,7 +64,7 @@ class Cast:
             )
             for number in numbers
         )
-        policy = Policy(bytes(32), 60, 3600, 0, 50, 2**30)
+        policy = Policy(bytes(32), 60, 3600, 0, 50, log_bytes_per_second)
         fields = CharterFields(
             0, b"", "benchmark", bytes(16), int(time.time()), EPOCH_SECONDS, 0, 0, members, (), policy
         )

@@ -1,5 +1,6 @@
 """Settings that people write: read back as written, and an error says which line is wrong."""
 
+import os
 import stat
 
 import pytest
@@ -90,6 +91,26 @@ def test_another_kind_of_file_is_refused(tmp_path, content):
     (tmp_path / "config.toml").write_bytes(content)
     with pytest.raises(UserError, match="is it another file"):
         read_config(tmp_path / "config.toml")
+
+
+def test_settings_that_anybody_may_write_are_refused_with_the_remedy(tmp_path):
+    home = make_home(tmp_path / "node")
+    write_config(home.config, GOOD)
+    assert home.load_config() == GOOD
+    home.config.chmod(0o666)
+    with pytest.raises(UserError, match=f"chmod 600 {home.config}"):
+        home.load_config()
+    home.config.chmod(0o600)
+    home.path.chmod(0o777)
+    with pytest.raises(UserError, match=f"chmod 700 {home.path}"):
+        home.load_config()
+
+
+def test_a_pipe_in_the_place_of_settings_is_refused_without_waiting(tmp_path):
+    home = make_home(tmp_path / "node")
+    os.mkfifo(home.config)
+    with pytest.raises(UserError, match="not a plain file"):
+        home.load_config()
 
 
 def test_addresses_of_all_kinds_are_understood():

@@ -8,7 +8,6 @@ from node.member import LedgerMember
 from node.network.gossip import Gossip
 from node.storage.store import Store
 from protocol.batches import Batch, LogPosition, build_batch
-from protocol.charter import Charter, found_charter
 from protocol.messages import Place
 from protocol.statements import Vote
 from scripts.benchmarks.federation_in_memory import Cast
@@ -22,14 +21,9 @@ class Watched:
     """A member whose clock stands still until a test moves it, under a charter with a low rate."""
 
     def __init__(self) -> None:
-        self.cast = Cast(4, 1)
-        fields = self.cast.founded.charter.fields
-        self.now = float(fields.genesis_seconds)
-        charter = Charter(fields._replace(policy=fields.policy._replace(log_bytes_per_second=RATE)))
-        signatures = {number: key.sign(charter.id) for number, key in self.cast.member_keys.items()}
-        self.cast.founded = found_charter(charter, signatures)
-        self.cast.federation = charter.federation
-        self.charter = charter
+        self.cast = Cast(4, 1, RATE)
+        self.charter = self.cast.founded.charter
+        self.now = float(self.charter.fields.genesis_seconds)
         self.faults: list[str] = []
         self.member = self.open(1)
 
