@@ -8,7 +8,8 @@
   whole host; here it ends the stream and lowers the peer's standing. libp2p starts a task for each message of a
   frame, so that thousands of small ones keep everybody waiting; here a peer's messages are taken one after the
   other. And it answers a message that is wanted a thousand times in one frame by a thousand copies of it, gigabytes;
-  here each is sent once, and no more than fills a frame.
+  here each is sent once, and no more than fills a frame. And several of its tasks write to one stream, so that the
+  pieces of large frames mix; here a frame is written whole before the next.
 - `guard_streams`: any error in the handler of a stream ends the host; here it resets the stream. One peer
   may hold only so many streams.
 - `free_inbound_slots`: libp2p gives the slot of an inbound connection back only when the host ends, so a
@@ -24,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from itertools import islice
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import trio
 from libp2p.abc import IMuxedConn, INetStream, IRawConnection, ISecureConn
@@ -168,6 +170,7 @@ class GuardedPubsub(Pubsub):
     ) -> None:
         super().__init__(host, router, allowed_topics=frozenset(topics), **options)
         self._topics = topics
+        self._writing = WeakKeyDictionary[INetStream, trio.Lock]()
         self._traffic = traffic
         self._blame = blame
 
@@ -252,7 +255,8 @@ class GuardedPubsub(Pubsub):
     async def write_msg(self, stream: INetStream, rpc_msg: rpc_pb2.RPC) -> bool:
         frame_bytes = rpc_msg.ByteSize()
         self._traffic.sent[GOSSIP] += frame_bytes + max(1, (frame_bytes.bit_length() + 6) // 7)
-        return await super().write_msg(stream, rpc_msg)
+        async with self._writing.setdefault(stream, trio.Lock()):
+            return await super().write_msg(stream, rpc_msg)
 
     def notify_subscriptions(self, publish_message: rpc_pb2.Message) -> None:
         """Nobody reads these queues."""
