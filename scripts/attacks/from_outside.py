@@ -132,7 +132,7 @@ async def post_large_bodies(scene: Scene, seconds: float) -> str:
 
     async def post() -> None:
         while True:
-            answers[(await _ask_http(scene, head + bytes(4_000_000)))[9:12].decode() or "hung up on"] += 1
+            answers[(await _ask_http(scene, head + bytes(100_000)))[9:12].decode() or "hung up on"] += 1
 
     await _all_at_once(seconds, post, 16)
     return _describe(answers)
