@@ -110,12 +110,12 @@ class Status(msgspec.Struct):
     forked_members: list[int]
     bytes_received: dict[str, int]
     """Bytes by protocol since the start."""
+    evidence: list[str] = []
+    """One line for each proof of wrongdoing that this node holds: who did what."""
     charter_version: int = 0
     """The one in force."""
     notice: str = ""
     """Why this node signs nothing at the moment, in words."""
-    evidence: list[str] = []
-    """One line for each proof of wrongdoing that this node holds: who did what."""
 
 
 class Evidence(msgspec.Struct):

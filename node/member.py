@@ -27,21 +27,18 @@ from node.running_clock import RunningClock
 from node.signing import Signing
 from node.storage.store import MarkKind, Store
 from node.submissions import Submissions
-from node.unlocking import UnlockQueue
+from node.unlocking import Unlocking
 from node.verification import PAUSE, Checks, Steps, run_at_once, run_in_threads
 from node.vote_keys import VoteKeys
-from node.waiting import Waiting
 from protocol.batches import Batch, LogPosition, build_batch, decode_batch, is_signed_batch
 from protocol.charter import Charter, FoundedCharter
-from protocol.contests import Slot
 from protocol.errors import InvalidInput, Reason, Rejected
 from protocol.finality import full_mask
 from protocol.limits import SEEN_PER_BATCH_MAX, STATEMENTS_PER_BATCH_MAX
-from protocol.receipts import verify_receipt
 from protocol.records import Record, decode_record, has_valid_signatures
 from protocol.replica import Admission, Introduction, Replica
 from protocol.rules import Circumstances
-from protocol.statements import Statement, VoteBatch, decode_slot_proposal, decode_unlock_request
+from protocol.statements import Statement, VoteBatch
 from protocol.voting import Voter
 
 log = logging.getLogger("allmende.member")
@@ -75,7 +72,6 @@ class LedgerMember:
         self.signing = Signing(self.voter, vote_keys, store)
         self.history = AccountHistory()
         self.submissions = Submissions(self.voter)
-        self.waiting = Waiting(self.replica, self.submissions)
         self.running_clock = RunningClock(store)
         self.pacing = Pacing(self.charter.policy.batch_interval_ms / 1000)
         self.on_spoken: list[Callable[[bytes], None]] = []
@@ -88,9 +84,10 @@ class LedgerMember:
         """Called when another charter version is known or in force."""
         self._clock = clock
         self.arrivals = Arrivals(self.replica, self._note_fault, self._note_missing_past)
-        self._unlocks = UnlockQueue(self.voter)
+        self.unlocking = Unlocking(self.voter, self.signing.check, self.compute_circumstances, self._tell_news)
         self._approved = set(store.get_marks(MarkKind.APPROVED))
         self._unseen: set[bytes] = set()
+        self._final_events: dict[bytes, trio.Event] = {}
         self._ingest_turn = trio.CapacityLimiter(1)
         self._ingest_waiting = trio.CapacityLimiter(INGEST_QUEUE_MAX)
         self._has_news = trio.Event()
@@ -137,6 +134,18 @@ class LedgerMember:
     def build_receipt(self, record_id: bytes) -> bytes | None:
         """The receipt of finality, once there is one."""
         return self.archive.build_receipt(record_id)
+
+    async def wait_final(self, record_id: bytes, timeout_seconds: float) -> bool:
+        """Wait until the record is final here. Raises: Rejected when this node gave it up while it waited."""
+        if self.replica.is_final(record_id):
+            return True
+        event = self._final_events.setdefault(record_id, trio.Event())
+        with trio.move_on_after(timeout_seconds):
+            await event.wait()
+        if event.statistics().tasks_waiting == 0:
+            self._final_events.pop(record_id, None)
+        self.submissions.raise_failure(record_id)
+        return self.replica.is_final(record_id)
 
     # -- starting -----------------------------------------------------------------------------------------------
 
@@ -212,14 +221,11 @@ class LedgerMember:
         What is malformed or not signed by its member counts against the peer. Batches of a charter version that is not
         in force here wait for those before them: an amendment may become final, and come into force, half-way.
         """
-        arrived = await run_in_threads(self._decode_batches(encoded_batches, peer))
+        waiting = await run_in_threads(self._decode_new(encoded_batches, peer))
         count = 0
-        while True:
-            version = self.replica.version
-            count += await self.take_in(await run_in_threads(self._check_batches(arrived, peer)), peer)
-            arrived = [batch for batch in arrived if batch.header.charter_version > version]
-            if not arrived or self.replica.version == version:
-                return count
+        while checkable := self._take_checkable(waiting):
+            count += await self.take_in(await run_in_threads(self._check_signed(checkable, peer)), peer)
+        return count
 
     async def take_in(self, signed_batches: Sequence[Batch], peer: str) -> int:
         """Store, admit and judge batches whose signatures hold; what lacks its past is parked.
@@ -231,17 +237,13 @@ class LedgerMember:
 
     def ingest_at_once(self, encoded_batches: Sequence[bytes], peer: str) -> int:
         """`ingest`, without an event loop."""
-        arrived = run_at_once(self._decode_batches(encoded_batches, peer))
+        waiting = run_at_once(self._decode_new(encoded_batches, peer))
         count = 0
-        while True:
-            version = self.replica.version
-            count += run_at_once(self._take_in(run_at_once(self._check_batches(arrived, peer)), peer))
-            arrived = [batch for batch in arrived if batch.header.charter_version > version]
-            if not arrived or self.replica.version == version:
-                return count
+        while checkable := self._take_checkable(waiting):
+            count += run_at_once(self._take_in(run_at_once(self._check_signed(checkable, peer)), peer))
+        return count
 
-    def _decode_batches(self, encoded_batches: Sequence[bytes], peer: str) -> Steps[list[Batch]]:
-        """Those that are well-formed and news."""
+    def _decode_new(self, encoded_batches: Sequence[bytes], peer: str) -> Steps[list[Batch]]:
         arrived: list[Batch] = []
         for number, encoded in enumerate(encoded_batches):
             if number % 8 == 7:
@@ -255,11 +257,17 @@ class LedgerMember:
                 arrived.append(batch)
         return arrived
 
-    def _check_batches(self, arrived: Sequence[Batch], peer: str) -> Steps[list[Batch]]:
-        """Those of a version that has come into force here which their members signed."""
+    def _take_checkable(self, waiting: list[Batch]) -> list[Batch]:
+        """Take out the batches of versions that are in force."""
+        version = self.replica.version
+        checkable = [batch for batch in waiting if batch.header.charter_version <= version]
+        waiting[:] = [batch for batch in waiting if batch.header.charter_version > version]
+        return checkable
+
+    def _check_signed(self, batches: list[Batch], peer: str) -> Steps[list[Batch]]:
+        """Those of these batches of known versions that their members signed."""
         charters = self.replica.ledger.charters
-        batches = [batch for batch in arrived if batch.header.charter_version <= self.replica.version]
-        signed = yield Checks(batches, lambda batch: is_signed_batch(charters[batch.header.charter_version], batch))
+        signed = yield Checks(batches, lambda it: is_signed_batch(charters[it.header.charter_version], it))
         if not all(signed):
             self._note_fault(peer, "a batch that its member did not sign")
         return [batch for batch, good in zip(batches, signed, strict=True) if good]
@@ -326,7 +334,22 @@ class LedgerMember:
         for record in admission.applied:
             self.history.note(record, self.replica.ledger)
             self.running_clock.note_applied(record, self.replica.ledger)
-        self.waiting.note_admission(admission)
+        self.unlocking.note_admission()
+        if self._final_events or self.submissions:
+            for introduction, mask in admission.final:
+                self._tell_final(introduction, mask)
+
+    def _tell_final(self, introduction: Introduction, mask: int) -> None:
+        for position, record_id in enumerate(introduction.ids):
+            if mask >> position & 1:
+                self.submissions.discard(record_id)
+                self._wake(record_id)
+
+    def _wake(self, record_id: bytes) -> None:
+        """Tell those who wait for the record that its fate is known."""
+        event = self._final_events.pop(record_id, None)
+        if event is not None:
+            event.set()
 
     def _judge(self, introduction: Introduction, records: Sequence[Record]) -> Steps[None]:
         """Check the signatures of the batch's records that are open here, and let the voter decide.
@@ -373,40 +396,6 @@ class LedgerMember:
         self._has_news.set()
         return record.id
 
-    async def submit_request(self, encoded: bytes) -> Slot:
-        """Take a slot owner's request for another attempt; returns the slot. Raises: InvalidInput; Rejected; Busy."""
-        request = decode_unlock_request(encoded)
-        self.signing.check()
-        self._unlocks.add_request(request, self.compute_circumstances())
-        self._has_news.set()
-        await trio.lowlevel.checkpoint()
-        return request.slot
-
-    async def submit_proposal(self, encoded: bytes, record_bytes: bytes) -> bytes:
-        """Take a slot owner's proposal with its record; returns the record's id, whose finality is to be awaited.
-
-        Raises: InvalidInput; Rejected; Busy.
-        """
-        proposal = decode_slot_proposal(encoded)
-        record = decode_record(self.charter.federation, record_bytes)
-        if not self.replica.is_final(record.id):
-            self.signing.check()
-            self._unlocks.add_proposal(proposal, record, self.compute_circumstances())
-            self._has_news.set()
-        await trio.lowlevel.checkpoint()
-        return record.id
-
-    async def submit_receipt(self, encoded: bytes) -> bytes:
-        """Take a receipt of finality; when its record is not final here, our next batch tells everybody. Returns the
-        record's id. Raises: InvalidInput; UserError."""
-        record = verify_receipt(self.replica.ledger.charters, encoded).record
-        if not self.replica.is_final(record.id):
-            self.signing.check()
-            self._unlocks.add_proof(record.id, encoded)
-            self._has_news.set()
-        await trio.lowlevel.checkpoint()
-        return record.id
-
     async def approve(self, amendment: bytes) -> None:
         """This institution's people approved an amendment by hand: from now on its member may vote for it."""
         self._approved.add(amendment)
@@ -417,6 +406,9 @@ class LedgerMember:
     def has_approved(self, amendment: bytes) -> bool:
         """True when `approve` was called for it, in whatever run."""
         return amendment in self._approved
+
+    def _tell_news(self) -> None:
+        self._has_news.set()
 
     def note_heard(self, number: int) -> None:
         """All that this member has was fetched from it since the start."""
@@ -446,8 +438,8 @@ class LedgerMember:
         circumstances = self.compute_circumstances()
         records = self.submissions.take(circumstances, self._clock())
         for record_id in self.submissions.take_rejected():
-            self.waiting.wake(record_id)
-        wishes, unvoted = self._unlocks.take(circumstances)
+            self._wake(record_id)
+        wishes, unvoted = self.unlocking.take(circumstances)
         statements = [*wishes, *self._compose_statements(records, len(unvoted), len(wishes))]
         if not statements:
             return None

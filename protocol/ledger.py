@@ -15,6 +15,7 @@ from enum import IntEnum, unique
 from functools import lru_cache
 from typing import NamedTuple
 
+from protocol.causes import get_named_records, get_outgoing
 from protocol.charter import Charter, Member, decode_charter
 from protocol.codec import encode
 from protocol.credits import AMOUNT_MAX
@@ -45,8 +46,6 @@ from protocol.records import (
     Terms,
     Transfer,
     account_scope,
-    get_named_records,
-    get_outgoing,
 )
 
 

@@ -102,7 +102,7 @@ class OperatorActions:
             self._check_not_overtaken(record)
             await self.member.submit(record.encoded)
             wait_seconds = self._final_seconds if timeout_seconds is None else timeout_seconds
-            await self.member.waiting.wait_final(record.id, wait_seconds)
+            await self.member.wait_final(record.id, wait_seconds)
         except Rejected as rejection:
             if not self.member.replica.is_final(record.id) and rejection.reason not in WAITING_REASONS:
                 if self.member.replica.locate(record.id) is None or rejection.reason is Reason.SLOT_TAKEN:

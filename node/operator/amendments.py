@@ -92,7 +92,7 @@ class AmendmentActions:
             if dry_run:
                 return self._answer(identifier, f"Would be approved: version {after.version}. {changes}")
             await self._member.approve(identifier)
-            await self._member.waiting.wait_final(identifier, PROPOSAL_SECONDS)
+            await self._member.wait_final(identifier, PROPOSAL_SECONDS)
             submitted = self._actions.describe_state(identifier)
             text = f"Approved: version {after.version} of the charter. {self._describe_progress(submitted)}"
             return api.Signed([submitted], text)
@@ -116,7 +116,7 @@ class AmendmentActions:
             record = await self._attempt(wish, attempt)
             if record is None:
                 return self._answer(identifier, f"{text} Too few members answered yet: try again later.")
-            await self._member.waiting.wait_final(record.id, PROPOSAL_SECONDS)
+            await self._member.wait_final(record.id, PROPOSAL_SECONDS)
             return self._answer(record.id, f"{text} {self._describe_progress(self._actions.describe_state(record.id))}")
 
     def _find_own_attempt(self, slot: Slot) -> int:
@@ -134,15 +134,15 @@ class AmendmentActions:
         """Ask, wait for promises, propose; the record that was proposed, or None without a quorum of promises."""
         federation, key, slot = self._ledger.charter.federation, self._actions.key, (wish.scope, wish.sequence)
         request = sign_unlock_request(federation, slot, attempt, key.public_key, key)
-        await self._member.submit_request(encode_signed(request))
-        if not await self._member.waiting.wait_promises(slot, attempt, PROMISE_SECONDS):
+        await self._member.unlocking.submit_request(encode_signed(request))
+        if not await self._member.unlocking.wait_promises(slot, attempt, PROMISE_SECONDS):
             return None
-        promises = self._member.waiting.get_promises(slot, attempt)
+        promises = self._member.unlocking.get_promises(slot, attempt)
         forced = compute_forced(promise.report for promise in promises.values())
         record = wish if forced is None else self._member.get_record(forced)
         assert record is not None, "what a promise reports has a certificate here"
         proposal = sign_slot_proposal(federation, slot, attempt, record.id, promises, key.public_key, key)
-        await self._member.submit_proposal(encode_signed(proposal), record.encoded)
+        await self._member.unlocking.submit_proposal(encode_signed(proposal), record.encoded)
         return record
 
     def _answer(self, record_id: bytes, text: str) -> api.Signed:

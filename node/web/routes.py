@@ -118,7 +118,7 @@ async def get_record(services: Services, request: AnyRequest, record_id: RecordI
     """One record with its receipt of finality. With `wait`, answers as soon as the record is final."""
     identifier = decode_path(AddressKind.RECORD, record_id)
     if wait:
-        await wait_for(request, services.closing, partial(services.member.waiting.wait_final, identifier, wait))
+        await wait_for(request, services.closing, partial(services.member.wait_final, identifier, wait))
     record = services.member.get_record(identifier)
     if record is None:
         raise NotFound("this node knows no such record")
@@ -131,7 +131,7 @@ async def submit_record(services: Services, request: AnyRequest, wait: Wait = 0)
     member = services.member
     record_id = await member.submit(await read_body(request))
     if wait:
-        await wait_for(request, services.closing, partial(member.waiting.wait_final, record_id, wait))
+        await wait_for(request, services.closing, partial(member.wait_final, record_id, wait))
     return _describe_submission(services, record_id)
 
 
@@ -162,9 +162,9 @@ async def post_unlock(services: Services, request: AnyRequest, wait: Wait = 0) -
     """
     member, encoded = services.member, await read_body(request)
     attempt = decode_unlock_request(encoded).attempt
-    slot = await member.submit_request(encoded)
+    slot = await member.unlocking.submit_request(encoded)
     if wait:
-        await wait_for(request, services.closing, partial(member.waiting.wait_promises, slot, attempt, wait))
+        await wait_for(request, services.closing, partial(member.unlocking.wait_promises, slot, attempt, wait))
     return services.views.build_promises(slot, attempt)
 
 
@@ -178,9 +178,9 @@ async def submit_proposal(services: Services, request: AnyRequest, wait: Wait = 
     """Propose a record for a slot's attempt: [proposal, record], canonical bytes. 200: final; 202: not yet."""
     member = services.member
     proposal, record = decode(_PROPOSAL_SHAPE, await read_body(request), STATEMENT_BYTES_MAX + RECORD_BYTES_MAX + 16)
-    record_id = await member.submit_proposal(proposal, record)
+    record_id = await member.unlocking.submit_proposal(proposal, record)
     if wait:
-        await wait_for(request, services.closing, partial(member.waiting.wait_final, record_id, wait))
+        await wait_for(request, services.closing, partial(member.wait_final, record_id, wait))
     return _describe_submission(services, record_id)
 
 

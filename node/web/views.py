@@ -267,7 +267,7 @@ class LedgerViews:
         """What members promised for an attempt, as far as a certificate that is here stands behind each report."""
         member = self._member
         promises = []
-        for batch, (number, report) in member.waiting.get_promises(slot, attempt).items():
+        for batch, (number, report) in member.unlocking.get_promises(slot, attempt).items():
             version, reported = report.round if report else FIRST_ROUND
             record = name_record(report.record) if report else None
             promises.append(api.SlotPromise(batch, number, record, version, reported))

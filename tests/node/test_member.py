@@ -113,7 +113,7 @@ async def test_a_waiting_submitter_hears_that_its_record_was_rejected(cast, memb
     await members[0].submit(conflict.encoded)
     members[0].say_next()
     with pytest.raises(Rejected):
-        await members[0].waiting.wait_final(conflict.id, 5)
+        await members[0].wait_final(conflict.id, 5)
 
 
 async def test_a_member_that_restarts_at_any_batch_votes_for_nothing_else(cast, members):
@@ -318,17 +318,17 @@ def sign_proposal(cast, record, batches, attempt=1):
 async def test_an_owner_unlocks_its_slot_at_any_node_and_gets_a_receipt(cast, members, contested):
     _, wish = contested
     slot, request = sign_request(cast, wish)
-    assert await members[1].submit_request(request) == slot
+    assert await members[1].unlocking.submit_request(request) == slot
     await exchange(members)
-    assert await members[1].waiting.wait_promises(slot, 1, 0)
-    promises = members[1].waiting.get_promises(slot, 1)
+    assert await members[1].unlocking.wait_promises(slot, 1, 0)
+    promises = members[1].unlocking.get_promises(slot, 1)
     assert {promise.report for promise in promises.values()} == {None}
-    record_id = await members[3].submit_proposal(sign_proposal(cast, wish, promises), wish.encoded)
+    record_id = await members[3].unlocking.submit_proposal(sign_proposal(cast, wish, promises), wish.encoded)
     await exchange(members)
     assert record_id == wish.id
     for member in members:
         assert verify_receipt({0: cast.founded.charter}, member.build_receipt(wish.id)).round.attempt == 1
-        assert await member.waiting.wait_promises(slot, 2, 0), "a decided slot keeps nobody waiting"
+        assert await member.unlocking.wait_promises(slot, 2, 0), "a decided slot keeps nobody waiting"
     assert len(list_roots(members)) == 1
 
 
@@ -336,10 +336,10 @@ async def test_a_third_record_comes_with_its_proposal_and_gets_no_vote_at_attemp
     payment, _ = contested
     third = sign_conflict(cast, sign_conflict(cast, payment))
     slot, request = sign_request(cast, payment)
-    await members[0].submit_request(request)
+    await members[0].unlocking.submit_request(request)
     await exchange(members)
-    promises = members[0].waiting.get_promises(slot, 1)
-    await members[0].submit_proposal(sign_proposal(cast, third, promises), third.encoded)
+    promises = members[0].unlocking.get_promises(slot, 1)
+    await members[0].unlocking.submit_proposal(sign_proposal(cast, third, promises), third.encoded)
     batch = members[0].say_next()
     assert [record.id for record in batch.records] == [third.id]
     assert not any(isinstance(statement, VoteBatch) and not statement.batch for statement in batch.statements)
@@ -352,7 +352,7 @@ async def test_a_third_record_comes_with_its_proposal_and_gets_no_vote_at_attemp
 async def test_a_promise_outlives_a_crash(cast, members, contested):
     payment, _ = contested
     slot, request = sign_request(cast, payment)
-    await members[0].submit_request(request)
+    await members[0].unlocking.submit_request(request)
     await exchange(members)
     again = restart(cast, members[0])
     await again.restore()
@@ -360,7 +360,7 @@ async def test_a_promise_outlives_a_crash(cast, members, contested):
     with pytest.raises(Rejected) as caught:
         again.voter.check_request(decode_unlock_request(request), again.compute_circumstances())
     assert caught.value.reason is Reason.ATTEMPT_CLOSED
-    assert again.waiting.get_promises(slot, 1).keys() == members[0].waiting.get_promises(slot, 1).keys()
+    assert again.unlocking.get_promises(slot, 1).keys() == members[0].unlocking.get_promises(slot, 1).keys()
 
 
 async def test_what_a_member_does_at_once_is_what_it_does_beside_an_event_loop(cast, members):

@@ -142,7 +142,7 @@ class Node:
             await self.member.submit(record.encoded)
         for record in records:
             with trio.fail_after(TIMEOUT_SECONDS):
-                assert await self.member.waiting.wait_final(record.id, TIMEOUT_SECONDS)
+                assert await self.member.wait_final(record.id, TIMEOUT_SECONDS)
 
     async def talk(self, content: bytes) -> bytes:
         """Send raw bytes and read until the node closes."""

@@ -77,7 +77,7 @@ async def test_a_reader_waits_for_a_record_to_become_final(funded, federation):
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
-        await funded.wait_until(lambda: payment.id in funded.member.waiting._final_events)
+        await funded.wait_until(lambda: payment.id in funded.member._final_events)
         await funded.member.submit(payment.encoded)
     (record,) = answers
     assert (record.state, record.kind, record.sequence) == ("applied", "transfer", 0)
