@@ -11,6 +11,9 @@ import pytest
 from node.addresses import Kind, encode_address
 from node.client import fetch_charters
 from node.config import read_federation
+from node.mnemonics import new_mnemonic
+from node.wallet.wallet import Wallet
+from protocol.receipts import verify_receipt
 from scripts.benchmarks.federation_in_memory import Cast
 from scripts.benchmarks.local_federation import LocalFederation, wait_until
 from scripts.loopback import find_free_port
@@ -109,4 +112,12 @@ def test_four_become_five_and_four_again_without_a_founder_under_load(tmp_path, 
         assert max(read_federation(federation.homes[1] / "federation.json").decode_charters()) == 2
         assert not (federation.homes[1] / "vote.key").exists()
         assert [it["version"] for it in run("charter", "show", "--home", federation.homes[NEW])["amendments"]] == [1, 2]
+        with Wallet.create(tmp_path / "wallet", federation.urls[NEW], new_mnemonic(), None, federation=name) as wallet:
+            assert wallet.charter.version == 0, "the federation's id is all that it pins"
+            assert wallet.client.get_status().charter_version == wallet.charter.version == 2
+            last = wallet.client.get_record(encode_address(Kind.RECORD, load.acknowledged[-1]))
+            assert last is not None
+            receipt = last.receipt
+            assert receipt is not None
+            assert verify_receipt(Wallet.open(tmp_path / "wallet").charters, receipt).round.version == 2
         record_property("acknowledged", len(load.acknowledged))
