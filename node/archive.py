@@ -1,4 +1,8 @@
-"""Reading the ledger's batches back: a record that stands in one, and the receipt that proves it final."""
+"""Reading the ledger's batches back: a record that stands in one, and the receipt that proves it final.
+
+Where the ledger begins with a checkpoint, batches before it are *not here*: their records have no receipt at this
+node, and whoever needs one asks another (spec 10.5).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,10 @@ from protocol.replica import Replica
 DECODED_BATCHES_MAX = 64
 
 
+class NotHere(Exception):
+    """The batch lies before the checkpoint with which this node's ledger begins."""
+
+
 class Archive:
     """The stored batches of one replica, decoded as they are needed; the last ones are kept."""
 
@@ -21,15 +29,16 @@ class Archive:
         self._replica = replica
         self._provable = lru_cache(maxsize=DECODED_BATCHES_MAX)(self._read_provable)
 
-    def read_bytes(self, batch_id: bytes) -> bytes:
-        """A stored batch, as it was received."""
-        encoded = self._store.get_batch(batch_id)
-        assert encoded is not None, "every batch of the replica is in the store"
-        return encoded
+    def read_bytes(self, batch_id: bytes) -> bytes | None:
+        """A stored batch, as it was received; None when it is not here."""
+        return self._store.get_batch(batch_id)
 
-    def fetch(self, batch_id: bytes) -> Batch:
-        """A stored batch, decoded."""
-        return self._provable(batch_id).batch
+    def fetch(self, batch_id: bytes) -> Batch | None:
+        """A stored batch, decoded; None when it is not here."""
+        try:
+            return self._provable(batch_id).batch
+        except NotHere:
+            return None
 
     def get_record(self, record_id: bytes) -> Record | None:
         """A record that some batch introduced."""
@@ -37,12 +46,26 @@ class Archive:
         if located is None:
             return None
         introduction, position = located
-        return introduction.records.get(position) or self.fetch(introduction.batch).records[position]
+        if (record := introduction.open_records.get(position)) is not None:
+            return record
+        batch = self.fetch(introduction.batch)
+        return batch.records[position] if batch is not None else None
 
     def build_receipt(self, record_id: bytes) -> bytes | None:
-        """The receipt of finality, once there is one."""
-        is_final = self._replica.is_final(record_id)
-        return build_receipt(self._replica, record_id, self._provable) if is_final else None
+        """The receipt of finality, once there is one; None as well when a part of it is not here."""
+        if not self._replica.is_final(record_id):
+            return None
+        try:
+            return build_receipt(self._replica, record_id, self.read_provable)
+        except NotHere:
+            return None
+
+    def read_provable(self, batch_id: bytes) -> ProvableBatch:
+        """A stored batch with its Merkle trees. Raises: NotHere."""
+        return self._provable(batch_id)
 
     def _read_provable(self, batch_id: bytes) -> ProvableBatch:
-        return ProvableBatch(decode_batch(self._replica.federation, self.read_bytes(batch_id)))
+        encoded = self.read_bytes(batch_id)
+        if encoded is None:
+            raise NotHere
+        return ProvableBatch(decode_batch(self._replica.federation, encoded))

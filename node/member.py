@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
 from node.api import RecordState
 from node.archive import Archive
+from node.checkpointing import Checkpointing, open_replica
 from node.errors import UserError
 from node.history import AccountHistory
 from node.network.parking import Parking
@@ -35,7 +36,7 @@ from protocol.finality import full_mask
 from protocol.limits import SEEN_PER_BATCH_MAX, STATEMENTS_PER_BATCH_MAX
 from protocol.receipts import has_valid_proofs, verify_receipt
 from protocol.records import Record, decode_record, has_valid_signatures
-from protocol.replica import Admission, Introduction, Replica
+from protocol.replica import Admission, Introduction
 from protocol.rules import Circumstances
 from protocol.signatures import Signer
 from protocol.statements import Promise, Statement, VoteBatch, decode_slot_proposal, decode_unlock_request
@@ -66,12 +67,14 @@ class LedgerMember:
         self.founded = founded
         self.number = number
         self.store = store
-        self.replica = Replica(founded.charter)
+        self.replica = open_replica(founded.charter, store)
         self.archive = Archive(store, self.replica)
         self.voter = Voter(self.replica, number)
         self.history = AccountHistory()
         self.submissions = Submissions(self.voter)
         self.running_clock = RunningClock(store)
+        self.running_clock.note_open_requests(self.replica.ledger)
+        self.checkpoints = Checkpointing(self.replica, number, self.archive)
         self.pacing = Pacing(self.charter.policy.batch_interval_ms / 1000)
         self.on_spoken: list[Callable[[bytes], None]] = []
         """Called with each own batch's bytes after it is stored."""
@@ -88,11 +91,14 @@ class LedgerMember:
         self._approved = set(store.get_marks(MarkKind.APPROVED))
         self._has_promises = trio.Event()
         """Set, and replaced, when promises came in."""
-        self._unseen: set[bytes] = set()
+        self._unseen = {
+            head for log_name, heads in self.replica.heads.items() if log_name[0] != number for head in heads
+        }
         self._final_events: dict[bytes, trio.Event] = {}
         self._ingest_turn = trio.CapacityLimiter(1)
         self._ingest_waiting = trio.CapacityLimiter(INGEST_QUEUE_MAX)
         self._has_news = trio.Event()
+        self.checkpoints.on_ready.append(self._note_news)
         self._heard: set[int] = {number}
         self._has_heard_quorum = trio.Event()
         self.note_heard(number)
@@ -121,8 +127,7 @@ class LedgerMember:
         if not self.replica.is_final(record_id):
             return "introduced"
         record = self.get_record(record_id)
-        assert record is not None
-        is_applied = record.sequence < self.replica.ledger.get_next_sequence(record.scope)
+        is_applied = record is None or record.sequence < self.replica.ledger.get_next_sequence(record.scope)
         return "applied" if is_applied else "final"
 
     def get_record(self, record_id: bytes) -> Record | None:
@@ -152,7 +157,8 @@ class LedgerMember:
     # -- starting -----------------------------------------------------------------------------------------------
 
     async def restore(self) -> int:
-        """Compute the state again from the stored batches; returns their number."""
+        """Compute the state again from the stored batches, on top of the checkpoint with which the store begins, if
+        it does; returns their number."""
         count = 0
         for encoded in self.store.iterate_batches():
             batch = self._decode_stored(encoded, count + 1)
@@ -198,9 +204,7 @@ class LedgerMember:
     async def _judge_open_records(self) -> None:
         """Decide anew on all records that were introduced and have no vote of ours."""
         for introduction in self.replica.get_open_introductions():
-            for record_id in introduction.ids:
-                for repeated, _ in self.replica.get_introductions(record_id):
-                    await self._judge(repeated, self.archive.fetch(repeated.batch).records)
+            await self._judge(introduction, introduction.open_records)
         self.voter.handle_contests(self.compute_circumstances())
 
     # -- taking in ----------------------------------------------------------------------------------------------
@@ -238,7 +242,7 @@ class LedgerMember:
             self.store.append_batches([(batch.id, batch.encoded) for batch in admissible])
             for admission in self._admit(admissible):
                 if admission.introduction is not None:
-                    await self._judge(admission.introduction, admission.batch.records)
+                    await self._judge(admission.introduction, dict(enumerate(admission.batch.records)))
             await self._answer_changes()
             self._has_news.set()
             return len(admissible)
@@ -254,14 +258,14 @@ class LedgerMember:
 
     def list_ignored_logs(self) -> frozenset[int]:
         """Members that contradicted themselves, while nothing of theirs is missing here."""
-        return frozenset() if self._parking.wanted else frozenset(self.replica.forks)
+        return frozenset() if self._parking.wanted else self.replica.forked_members
 
     def _leave_out_branches(self, arrived: list[Batch]) -> list[Batch]:
         """Without what proven equivocators add, unless a batch of another member rests on it (spec 4.7)."""
-        if not self.replica.forks:
+        if not self.replica.forked_logs:
             return arrived
         by_id = {batch.id: batch for batch in arrived}
-        kept = {batch.id for batch in arrived if batch.header.member not in self.replica.forks}
+        kept = {batch.id for batch in arrived if batch.header.member not in self.replica.forked_members}
         wanted = deque([*self._parking.wanted, *(parent for batch_id in kept for parent in by_id[batch_id].parents)])
         while wanted:
             batch = by_id.get(wanted.popleft())
@@ -314,6 +318,7 @@ class LedgerMember:
         if admission.fork is not None:
             log.warning("member %d signed two batches with index %d", header.member, header.index)
         self.voter.handle_admission(admission)
+        self.checkpoints.note_admission(admission)
         for record in admission.applied:
             self.history.note(record, self.replica.ledger)
             self.running_clock.note_applied(record, self.replica.ledger)
@@ -336,13 +341,13 @@ class LedgerMember:
         if event is not None:
             event.set()
 
-    async def _judge(self, introduction: Introduction, records: Sequence[Record]) -> None:
+    async def _judge(self, introduction: Introduction, records: Mapping[int, Record]) -> None:
         """Check the signatures of the batch's records that are open here, and let the voter decide.
 
         A record that stood in an earlier batch is checked again while it has no vote of ours: the signature there
         may be broken by the member that introduced it, and one valid signature suffices (spec 4.5).
         """
-        positions = [position for position, record in enumerate(records) if self.voter.is_undecided(record)]
+        positions = [position for position, record in records.items() if self.voter.is_undecided(record)]
         results = await check_all([records[position] for position in positions], has_valid_signatures)
         valid = sum(1 << position for position, good in zip(positions, results, strict=True) if good)
         self.voter.handle_verified(introduction, valid, self.compute_circumstances())
@@ -455,6 +460,9 @@ class LedgerMember:
             self._has_news = trio.Event()
             self.say_next()
 
+    def _note_news(self) -> None:
+        self._has_news.set()
+
     def say_next(self) -> Batch | None:
         """Sign, store and admit the next batch of our log, if there is anything to say; then hand it out."""
         if self.is_silenced or not self.voter.is_speaking:
@@ -464,6 +472,7 @@ class LedgerMember:
         for record_id in self.submissions.take_rejected():
             self._wake(record_id)
         wishes, unvoted = self._unlocks.take(circumstances)
+        wishes += self.checkpoints.take_statements()
         statements = [*wishes, *self._compose_statements(records, len(unvoted), len(wishes))]
         if not statements:
             return None
@@ -472,12 +481,13 @@ class LedgerMember:
         admission = self.replica.admit(batch, self.archive.fetch)
         assert admission is not None
         self._note_admission(admission)
+        self.checkpoints.note_spoken(batch, is_whole=not self._unseen)
         self.pacing.note_spoken(self._clock())
         for callback in self.on_spoken:
             callback(batch.encoded)
         if self.replica.contests:
             self.voter.handle_contests(circumstances)
-        if self.voter.has_statements or self.submissions.has_ready:
+        if self.voter.has_statements or self.submissions.has_ready or self.checkpoints.has_statements:
             self._has_news.set()
         return batch
 

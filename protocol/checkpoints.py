@@ -93,14 +93,13 @@ class CheckpointClaims:
         """Member -> (batch, position) of its statement."""
         return self._places.get((version, claim), {})
 
+    def is_claimed(self, claim: Checkpoint) -> bool:
+        """True when some member says so."""
+        return any(said == claim for _, said in self._places)
+
     def has_claimed(self, member: int, claim: Checkpoint) -> bool:
         """True when the member has said so under any charter version."""
         return any(member in places for (_, said), places in self._places.items() if said == claim)
-
-    def forget(self, batch: bytes) -> None:
-        """A later checkpoint is certified: what was said of this one is of no more use."""
-        for key in [key for key in self._places if key[1].batch == batch]:
-            del self._places[key]
 
 
 class VerifiedCheckpoint(NamedTuple):

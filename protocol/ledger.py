@@ -479,7 +479,7 @@ class Ledger:
         facts += [("program", key, state.member, state.body) for key, state in self.programs.items()]
         facts += [("enrolment", key, *state) for key, state in self.enrolments.items()]
         facts += [("sponsor", key, *state) for key, state in self.sponsors.items()]
-        facts += [("hold", key, *hold._replace(phase=int(hold.phase))) for key, hold in self.holds.items()]
+        facts += [("hold", key, *hold[:5], int(hold.phase), *hold[6:]) for key, hold in self.holds.items()]
         facts += [("allowance", *key, amount) for key, amount in self.allowances.items()]
         facts += [("backing", *key, amount) for key, amount in self.backing.items()]
         facts += [("cap", *key, amount) for key, amount in self.caps.items()]

@@ -151,7 +151,8 @@ def compute_locators(
 
 
 def compute_missing(replica: Replica, locators: Iterable[LogLocator]) -> list[bytes]:
-    """Ids of the batches that come after what the locators name, parents first."""
+    """Ids of the batches that come after what the locators name, parents first; without those before the checkpoint
+    with which this ledger begins, which are not here."""
     missing: list[bytes] = []
     for member, version, known in locators:
         log = replica.get_log((member, version))
@@ -166,4 +167,5 @@ def compute_missing(replica: Replica, locators: Iterable[LogLocator]) -> list[by
             for index in sorted(log, reverse=True):
                 has.update(replica.entries[b].parents[0] for b in log[index] if b in has and index)
             missing.extend(batch for ids in log.values() for batch in ids if batch not in has)
-    return sorted(missing, key=lambda batch: replica.entries[batch].number)
+    here = [batch for batch in missing if replica.entries[batch].number >= replica.named_count]
+    return sorted(here, key=lambda batch: replica.entries[batch].number)

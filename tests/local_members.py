@@ -232,4 +232,6 @@ def make_prefix(federation: Federation, people_count: int = 2) -> tuple[Batch, .
 
 def build_gathered_receipt(gathering: Gathering, record: Record) -> bytes:
     """The receipt of a final record, from the batches of one gathering."""
-    return build_receipt(gathering.replica, record.id, lambda batch_id: ProvableBatch(gathering.batches[batch_id]))
+    receipt = build_receipt(gathering.replica, record.id, lambda batch_id: ProvableBatch(gathering.batches[batch_id]))
+    assert receipt is not None
+    return receipt

@@ -116,7 +116,7 @@ class LedgerViews:
                     address=name_account(charter.get_member_account(member.number)),
                     weight=member.weight,
                     peer_id=compute_peer_id(member.peer_key),
-                    is_forked=member.number in self._member.replica.forks,
+                    is_forked=member.number in self._member.replica.forked_members,
                 )
                 for member in charter.fields.members
             ],
@@ -138,7 +138,7 @@ class LedgerViews:
             state_root=digests.state_root,
             frontier=digests.frontier,
             peers=list(peers),
-            forked_members=sorted(replica.forks),
+            forked_members=sorted(replica.forked_members),
             bytes_received=bytes_received,
         )
 

@@ -1,0 +1,66 @@
+"""Old batches go from the database into an archive file: those in the past of a certified checkpoint, whose facts stay.
+
+The archive is written first, then one transaction puts the facts in the place of the batches; whenever the machine
+stops, each batch is in one of the two at least. Batches that prove a fork are never archived (spec 10.5).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from node.errors import UserError
+from node.files import sync_directory
+from node.snapshots import VerifiedSnapshot, frame, iterate_frames
+from node.storage.limits import CHUNK_BATCHES_MAX
+from node.storage.store import Store
+from protocol.snapshot import decode_facts
+
+SUFFIX = ".batches"
+
+
+def prune(store: Store, snapshot: VerifiedSnapshot, archive: Path) -> int:
+    """Archive all batches in the past of a checkpoint; returns how many went. Raises: UserError when a disk fails."""
+    gone = list_prunable(snapshot.facts)
+    archived: list[bytes] = []
+    number = len(list_archive_files(archive)) + 1
+    target = archive / f"{number:06}{SUFFIX}"
+    try:
+        archive.mkdir(mode=0o700, exist_ok=True)
+        with open(target.with_suffix(".new"), "wb") as file:
+            next_number = 1
+            while piece := store.get_batches(next_number, CHUNK_BATCHES_MAX):
+                for _, batch, encoded in piece:
+                    if batch in gone:
+                        file.write(frame(encoded))
+                        archived.append(batch)
+                next_number = piece[-1][0] + 1
+            file.flush()
+            os.fsync(file.fileno())
+        target.with_suffix(".new").replace(target)
+        sync_directory(archive)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}") from error
+    store.begin_with(snapshot.facts, archived)
+    return len(archived)
+
+
+def list_prunable(facts: list[bytes]) -> set[bytes]:
+    """The batches that a snapshot names, but not those of which two claim one place."""
+    named = decode_facts(facts)["batch"]
+    places = Counter(place[:3] for place in named)
+    return {batch for *place, batch, _ in named if places[tuple(place)] == 1}
+
+
+def list_archive_files(archive: Path) -> list[Path]:
+    """The files of an archive in the order in which they were written."""
+    return sorted(archive.glob(f"*{SUFFIX}"))
+
+
+def iterate_archive(archive: Path) -> Iterator[bytes]:
+    """All archived batches, in the order of their admission. Raises: InvalidInput for a damaged file."""
+    for path in list_archive_files(archive):
+        with open(path, "rb") as file:
+            yield from iterate_frames(file)
