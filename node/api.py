@@ -53,6 +53,30 @@ class Charter(msgspec.Struct):
     members: list[Member]
 
 
+class Checkpoint(msgspec.Struct):
+    """The last state that a quorum certified and whose facts this node keeps."""
+
+    batch: str
+    """Id of the batch in whose past it lies, in hex."""
+    root: str
+    """Of the state, in hex."""
+    time_ms: int
+    """By the clocks of those that certified it, Unix milliseconds."""
+    proof: bytes
+    """Statements of a quorum: checked against the charter."""
+    snapshot_bytes: int
+    """Of `/checkpoint/facts`."""
+
+
+class AccountProof(msgspec.Struct):
+    """What an account held at a checkpoint."""
+
+    checkpoint: bytes
+    """The proof of the checkpoint."""
+    facts: bytes
+    """Proof that the facts about its balance and its last record stand under the root; empty when there are none."""
+
+
 class Peer(msgspec.Struct):
     name: str
     peer_id: str

@@ -128,6 +128,18 @@ class NodeClient:
         """The constitution; the caller pins the federation and checks the founding document."""
         return self._read(api.Charter, "/charter")
 
+    def get_checkpoint(self) -> api.Checkpoint | None:
+        """The last state that a quorum certified, if there is one. Its proof is the caller's to check."""
+        return self._find(api.Checkpoint, "/checkpoint")
+
+    def get_snapshot(self, bytes_max: int) -> bytes:
+        """The whole certified state with its proof, which is the caller's to check."""
+        return self._call("GET", "/checkpoint/facts", bytes_max=bytes_max, answer_seconds=BLOB_SECONDS_MAX)[1]
+
+    def get_account_proof(self, address: str) -> api.AccountProof | None:
+        """Proof of what an account held at the last checkpoint, if there is one."""
+        return self._find(api.AccountProof, f"/accounts/{_quote(address)}/proof")
+
     def get_account(self, address: str) -> api.Account:
         """What an account holds."""
         return self._read(api.Account, f"/accounts/{_quote(address)}")
@@ -249,6 +261,10 @@ class NodeClient:
     def sponsor(self, order: api.SponsorOrder, dry_run: bool = False) -> api.Signed:
         """Vouch for a donor."""
         return self._order("/operator/sponsors", order, dry_run)
+
+    def pick_checkpoint(self) -> None:
+        """Ask the members to certify the state now."""
+        self._call("POST", "/operator/checkpoint", may_repeat=False)
 
     def _order(self, path: str, order: msgspec.Struct | None, dry_run: bool) -> api.Signed:
         # An act of the institution waits for its records to become final, and is not repeated unasked.

@@ -28,6 +28,7 @@ from node.network.peer_ids import compute_peer_id
 from node.network.sync import Synchronizer
 from node.operator.actions import OperatorActions
 from node.operator.outbox import Outbox
+from node.snapshots import SnapshotFolder
 from node.storage.blobs import BlobStore
 from node.storage.store import Store
 from node.web.application import make_application
@@ -78,6 +79,7 @@ class _Daemon:
         own = find_own_member(self._charter, *(keys[purpose].public_key for purpose in ("member", "vote", "peer")))
         self._store = Store.open(home.ledger, self._charter.federation)
         self._member = LedgerMember(founded, own.number, keys["vote"], self._store)
+        self._member.checkpoints.folder = SnapshotFolder(home.snapshots)
         self._actions = OperatorActions(self._member, keys["member"], Outbox(home.outbox, self._charter.federation))
         self._gossip = Gossip(self._charter, self._member.take_in)
         self._peers = _collect_peers(self._charter, own.number, federation, config)
@@ -141,6 +143,7 @@ class _Daemon:
             self._transport.set_peers(self._peers)
             nursery.start_soon(self._member.speak)
             nursery.start_soon(self._member.watch_time)
+            nursery.start_soon(self._member.checkpoints.run)
             nursery.start_soon(self._gossip.run, self._transport)
             nursery.start_soon(self._synchronizer.run)
             nursery.start_soon(self._keep_house)

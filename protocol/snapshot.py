@@ -70,12 +70,20 @@ def restore_replica(charter: Charter, encoded_facts: Iterable[bytes]) -> Replica
     return replica
 
 
+def read_charters(genesis: Charter, facts: Facts) -> dict[int, Charter]:
+    """The charter versions that the facts tell. Whoever does not trust the facts verifies the amendments instead."""
+    charters = {0: genesis}
+    for (encoded,) in facts["charter"]:
+        if encoded != genesis.encoded:
+            charter = decode_charter(encoded, genesis.federation)
+            charters[charter.version] = charter
+    return charters
+
+
 def restore_ledger(charter: Charter, facts: Facts) -> Ledger:
     """The ledger whose facts these are."""
     ledger = Ledger(charter)
-    for (encoded,) in facts["charter"]:
-        version = decode_charter(encoded, charter.federation) if encoded != charter.encoded else charter
-        ledger.charters[version.version] = version
+    ledger.charters = read_charters(charter, facts)
     ledger.charter = ledger.charters[max(ledger.charters)]
     ((ledger.applied_count,),) = facts["applied"]
     ledger.balances.clear()

@@ -54,4 +54,10 @@ async def sponsor(services: Services, data: JSONBody[api.SponsorOrder], dry_run:
     return await _get_operator(services).sponsor(data, dry_run=dry_run)
 
 
-OPERATOR_ROUTES = (create_program, list_budget_requests, approve_budget_request, grant, sponsor)
+@post("/operator/checkpoint", tags=["operator"], status_code=202)
+async def pick_checkpoint(services: Services) -> None:
+    """Ask the members to certify the state that this node's last batch rests on."""
+    services.member.checkpoints.pick()
+
+
+OPERATOR_ROUTES = (pick_checkpoint, create_program, list_budget_requests, approve_budget_request, grant, sponsor)

@@ -65,6 +65,7 @@ class WebServices:
 
     def __post_init__(self) -> None:
         """Make what stands on the parts."""
+        self.proving = trio.CapacityLimiter(1)
         self.mailboxes = Mailboxes(self.store, self.clock)
         self.views = LedgerViews(self.member, self.clock)
 

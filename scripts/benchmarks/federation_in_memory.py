@@ -46,7 +46,8 @@ def _public(key: Ed25519PrivateKey) -> bytes:
 class Cast:
     """Members and people with their keys, and how far each person's account has come."""
 
-    def __init__(self, member_count: int, people: int) -> None:
+    def __init__(self, member_count: int, people: int, genesis_seconds: int | None = None) -> None:
+        """Epoch 1 starts at `genesis_seconds`, or now."""
         numbers = range(1, member_count + 1)
         self.member_keys = {number: make_key("member", number) for number in numbers}
         self.vote_keys = {number: make_key("vote", number) for number in numbers}
@@ -66,7 +67,17 @@ class Cast:
         )
         policy = Policy(bytes(32), 60, 3600, 0, 50, 2**30)
         fields = CharterFields(
-            0, b"", "benchmark", bytes(16), int(time.time()), EPOCH_SECONDS, 0, 0, members, (), policy
+            0,
+            b"",
+            "benchmark",
+            bytes(16),
+            genesis_seconds or int(time.time()),
+            EPOCH_SECONDS,
+            0,
+            0,
+            members,
+            (),
+            policy,
         )
         charter = Charter(fields)
         signatures = {number: key.sign(charter.id) for number, key in self.member_keys.items()}
