@@ -68,6 +68,14 @@ class Checkpoint(msgspec.Struct):
     """Of `/checkpoint/facts`."""
 
 
+class FetchedArchive(msgspec.Struct):
+    """Old batches that were fetched back from other members."""
+
+    batches: int
+    missing: int
+    """Those that no connected member has."""
+
+
 class AccountProof(msgspec.Struct):
     """What an account held at a checkpoint."""
 

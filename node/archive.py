@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from node.errors import UserError
 from node.storage.store import Store
 from protocol.batches import Batch, decode_batch
+from protocol.errors import InvalidInput
 from protocol.receipts import ProvableBatch, build_receipt
 from protocol.records import Record
 from protocol.replica import Replica
@@ -39,6 +41,19 @@ class Archive:
             return self._provable(batch_id).batch
         except NotHere:
             return None
+
+    def decode_stored(self, encoded: bytes, number: int) -> Batch:
+        """A batch of the store, whose past was read before it. Raises: UserError when the store is damaged."""
+        try:
+            batch = decode_batch(self._replica.federation, encoded)
+            if self._replica.get_missing_parents(batch) or not self._replica.is_linked(batch, {}):
+                raise InvalidInput("what comes before it is gone")
+        except InvalidInput as error:
+            raise UserError(
+                f"batch {number} in the database is damaged ({error}): move the database away and start again; "
+                "the node fetches the ledger from the others, and signs nothing more under this charter"
+            ) from None
+        return batch
 
     def get_record(self, record_id: bytes) -> Record | None:
         """A record that some batch introduced."""

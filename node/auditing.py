@@ -21,7 +21,7 @@ PROBLEMS_MAX = 100
 
 
 class Audit:
-    """Takes all batches in an order in which parents come first."""
+    """Takes all batches; what comes before its parents waits for them."""
 
     def __init__(self, genesis: Charter) -> None:
         self.replica = Replica(genesis)
@@ -36,6 +36,8 @@ class Audit:
         self._behind = Replica(genesis)
         """The state of the last certified checkpoint's past."""
         self._claims = CheckpointClaims()
+        self._early: dict[bytes, list[Batch]] = {}
+        """Batches by what they lack: a parent, or that their charter version comes into force."""
         self._unsigned: set[bytes] = set()
         """Records all of whose spellings so far have a signature that does not hold."""
 
@@ -47,14 +49,27 @@ class Audit:
         except InvalidInput as error:
             self._report(f"is malformed ({error})")
             return
+        ready = [batch]
+        while ready:
+            ready += self._take(ready.pop())
+
+    def _take(self, batch: Batch) -> list[Batch]:
+        """Check and admit one; returns those that waited for it."""
         if batch.id in self.replica:
-            return
+            return []
+        version = self.replica.version
+        missing = self.replica.get_missing_parents(batch)
+        if batch.header.charter_version > version:
+            missing = [_name_version(batch.header.charter_version)]
+        if missing:
+            self._early.setdefault(missing[0], []).append(batch)
+            return []
         obstacle = self._find_obstacle(batch)
         if obstacle is not None:
             self._report(obstacle)
-            return
+            return []
         self._check_records(batch)
-        self._encoded[batch.id] = encoded
+        self._encoded[batch.id] = batch.encoded
         admission = self.replica.admit(batch, self._fetch)
         assert admission is not None
         self._check_final(admission)
@@ -63,6 +78,10 @@ class Audit:
                 charters = self.replica.ledger.charters
                 if self._claims.note(charters, batch.header, batch.id, position, statement):
                     self._check_root(statement)
+        freed = self._early.pop(batch.id, [])
+        if self.replica.version != version:
+            freed += self._early.pop(_name_version(self.replica.version), [])
+        return freed
 
     def _fetch(self, batch_id: bytes) -> Batch | None:
         encoded = self._encoded.get(batch_id)
@@ -71,6 +90,8 @@ class Audit:
     def finish(self) -> None:
         """What is looked at over the whole."""
         self.replica.ledger.check_conservation()
+        if lacking := sum(map(len, self._early.values())):
+            self._report(f"was the last one, and {lacking} rest on batches that are not there")
         for scope, sequence in self.replica.double_finals:
             self._report(f"made a second record final in slot {sequence} of scope {scope.hex()}")
 
@@ -80,10 +101,6 @@ class Audit:
 
     def _find_obstacle(self, batch: Batch) -> str | None:
         charters = self.replica.ledger.charters
-        if batch.header.charter_version > self.replica.version:
-            return "was signed under a charter version that was not in force"
-        if self.replica.get_missing_parents(batch):
-            return "rests on batches that are not there"
         if not self.replica.is_linked(batch, {}):
             return "does not continue its log"
         if not is_signed_batch(charters[batch.header.charter_version], batch):
@@ -121,3 +138,7 @@ class Audit:
             self._report("certifies a root that is not that of its past")
         self.checkpoint_count += 1
         self._encoded = {each: self._encoded[each] for each in self._encoded if each not in self._behind}
+
+
+def _name_version(version: int) -> bytes:
+    return b"charter version %d" % version

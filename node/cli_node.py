@@ -23,7 +23,7 @@ from node.config import (
 from node.errors import UserError
 from node.files import write_atomically
 from node.keystore import Key, Passphrase, load_key, new_key, save_key
-from node.operator.cli_ledger import audit, checkpoint, prune
+from node.operator.cli_ledger import audit, checkpoint, fetch_archive, prune
 from node.operator.founding import FounderCard, name_federation, write_document
 from node.operator.homes import load_keys, node_home_option, passphrase_option
 from node.terminal import emit, json_option
@@ -210,5 +210,5 @@ def _describe_check(check: Check) -> list[str]:
     return lines
 
 
-for command in (checkpoint, prune, audit):
+for command in (checkpoint, prune, fetch_archive, audit):
     group.add_command(command)

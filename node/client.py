@@ -29,6 +29,9 @@ from protocol.errors import InvalidInput, Reason, Rejected
 if TYPE_CHECKING:
     from protocol.charter import FoundedCharter
 
+ARCHIVE_SECONDS_MAX = 6 * 3600.0
+"""A ledger of years over a slow line."""
+
 TIMEOUT_SECONDS = 15.0
 """For a connection, and for each silence in an answer."""
 
@@ -265,6 +268,11 @@ class NodeClient:
     def pick_checkpoint(self) -> None:
         """Ask the members to certify the state now."""
         self._call("POST", "/operator/checkpoint", may_repeat=False)
+
+    def fetch_archive(self) -> api.FetchedArchive:
+        """Let the node fetch old batches back from other members."""
+        content = self._call("POST", "/operator/archive", may_repeat=False, answer_seconds=ARCHIVE_SECONDS_MAX)[1]
+        return _decode(api.FetchedArchive, content)
 
     def _order(self, path: str, order: msgspec.Struct | None, dry_run: bool) -> api.Signed:
         # An act of the institution waits for its records to become final, and is not repeated unasked.

@@ -12,6 +12,7 @@ import resource
 import signal
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -25,9 +26,11 @@ from node.member import LedgerMember
 from node.network.gossip import Gossip
 from node.network.libp2p_transport import Libp2pTransport
 from node.network.peer_ids import compute_peer_id
+from node.network.refetching import BatchExchange
 from node.network.sync import Synchronizer
 from node.operator.actions import OperatorActions
 from node.operator.outbox import Outbox
+from node.pruning import append_archive, list_absent
 from node.snapshots import SnapshotFolder
 from node.storage.blobs import BlobStore
 from node.storage.store import Store
@@ -99,10 +102,12 @@ class _Daemon:
             self._member.ingest,
             self._member.list_ignored_logs,
         )
+        self._exchange = BatchExchange(self._charter.federation, self._transport, self._member.archive.read_bytes)
         self._blobs = BlobStore(home.blobs)
         self._services = WebServices(
             self._member, self._store, self._blobs, self._actions, describe_network=self._describe_network
         )
+        self._services.fetch_archive = self._fetch_archive
         self._member.on_spoken.append(self._gossip.tell_batch)
         self._member.on_missing_past.append(self._synchronizer.request_sync)
         self._member.on_fault.append(self._transport.note_fault)
@@ -119,6 +124,13 @@ class _Daemon:
             self._services.accept_offer(encoded)
         except Rejected as rejection:
             log.info("an offer was not taken: %s", rejection)
+
+    async def _fetch_archive(self) -> api.FetchedArchive:
+        """Bring back what lies before the checkpoint with which this ledger begins: an audit needs it."""
+        archive = self._home.archive
+        absent = await trio.to_thread.run_sync(list_absent, self._member.replica, archive, self._store)
+        count = await self._exchange.fetch_all(absent, partial(append_archive, archive))
+        return api.FetchedArchive(count, len(absent) - count)
 
     def _describe_network(self) -> tuple[list[api.Peer], dict[str, int]]:
         connected = self._transport.connected()

@@ -98,7 +98,7 @@ class LedgerMember:
         self._ingest_turn = trio.CapacityLimiter(1)
         self._ingest_waiting = trio.CapacityLimiter(INGEST_QUEUE_MAX)
         self._has_news = trio.Event()
-        self.checkpoints.on_ready.append(self._note_news)
+        self.checkpoints.on_ready.append(lambda: self._has_news.set())
         self._heard: set[int] = {number}
         self._has_heard_quorum = trio.Event()
         self.note_heard(number)
@@ -161,7 +161,7 @@ class LedgerMember:
         it does; returns their number."""
         count = 0
         for encoded in self.store.iterate_batches():
-            batch = self._decode_stored(encoded, count + 1)
+            batch = self.archive.decode_stored(encoded, count + 1)
             admission = self.replica.admit(batch, self.archive.fetch)
             if admission is not None:
                 self._note_admission(admission)
@@ -172,19 +172,6 @@ class LedgerMember:
         self.is_silenced = self.store.get_marks(MarkKind.SILENCED).get(b"", 0) > self.voter.version
         await self._judge_open_records()
         return count
-
-    def _decode_stored(self, encoded: bytes, number: int) -> Batch:
-        """A batch of the store, whose past was read before it. Raises: UserError when the store is damaged."""
-        try:
-            batch = decode_batch(self.charter.federation, encoded)
-            if self.replica.get_missing_parents(batch) or not self.replica.is_linked(batch, {}):
-                raise InvalidInput("what comes before it is gone")
-        except InvalidInput as error:
-            raise UserError(
-                f"batch {number} in the database is damaged ({error}): move the database away and start again; "
-                "the node fetches the ledger from the others, and signs nothing more under this charter"
-            ) from None
-        return batch
 
     async def watch_time(self) -> None:
         """When an epoch opens or closes by our clock, or a grace ends, records are judged anew that came from faster
@@ -459,9 +446,6 @@ class LedgerMember:
             await trio.sleep(self.pacing.compute_delay(self._clock()))
             self._has_news = trio.Event()
             self.say_next()
-
-    def _note_news(self) -> None:
-        self._has_news.set()
 
     def say_next(self) -> Batch | None:
         """Sign, store and admit the next batch of our log, if there is anything to say; then hand it out."""

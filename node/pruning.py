@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from node.errors import UserError
@@ -16,6 +16,8 @@ from node.files import sync_directory
 from node.snapshots import VerifiedSnapshot, frame, iterate_frames
 from node.storage.limits import CHUNK_BATCHES_MAX
 from node.storage.store import Store
+from protocol.batches import decode_batch
+from protocol.replica import Replica
 from protocol.snapshot import decode_facts
 
 SUFFIX = ".batches"
@@ -25,26 +27,43 @@ def prune(store: Store, snapshot: VerifiedSnapshot, archive: Path) -> int:
     """Archive all batches in the past of a checkpoint; returns how many went. Raises: UserError when a disk fails."""
     gone = list_prunable(snapshot.facts)
     archived: list[bytes] = []
-    number = len(list_archive_files(archive)) + 1
-    target = archive / f"{number:06}{SUFFIX}"
+
+    def choose() -> Iterator[bytes]:
+        last = 0
+        while piece := store.get_batches(last + 1, CHUNK_BATCHES_MAX):
+            last = piece[-1][0]
+            for _, batch, encoded in piece:
+                if batch in gone:
+                    archived.append(batch)
+                    yield encoded
+
+    append_archive(archive, choose())
+    store.begin_with(snapshot.facts, archived)
+    return len(archived)
+
+
+def append_archive(archive: Path, batches: Iterable[bytes]) -> None:
+    """Write one more file of the archive, whole and durable on return. Raises: UserError when the disk fails."""
+    target = archive / f"{len(list_archive_files(archive)) + 1:06}{SUFFIX}"
+    fresh = target.with_suffix(".new")
     try:
         archive.mkdir(mode=0o700, exist_ok=True)
-        with open(target.with_suffix(".new"), "wb") as file:
-            next_number = 1
-            while piece := store.get_batches(next_number, CHUNK_BATCHES_MAX):
-                for _, batch, encoded in piece:
-                    if batch in gone:
-                        file.write(frame(encoded))
-                        archived.append(batch)
-                next_number = piece[-1][0] + 1
+        with open(fresh, "wb") as file:
+            file.writelines(map(frame, batches))
             file.flush()
             os.fsync(file.fileno())
-        target.with_suffix(".new").replace(target)
+        fresh.replace(target)
         sync_directory(archive)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}") from error
-    store.begin_with(snapshot.facts, archived)
-    return len(archived)
+
+
+def list_absent(replica: Replica, archive: Path, store: Store) -> list[bytes]:
+    """The batches that this node knows by name only and has not archived either; early places of logs first."""
+    federation = replica.federation
+    archived = {decode_batch(federation, encoded).id for encoded in iterate_archive(archive)}
+    named = [(entry.index, batch) for batch, entry in replica.entries.items() if entry.number < replica.named_count]
+    return [batch for _, batch in sorted(named) if batch not in archived and store.get_batch(batch) is None]
 
 
 def list_prunable(facts: list[bytes]) -> set[bytes]:

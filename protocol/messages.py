@@ -37,6 +37,7 @@ _PULL_SHAPE = items(
     list_of(items(_MEMBER, uint(), list_of(items(uint(), binary(ID_BYTES)), LOCATORS_PER_LOG_MAX)), LOGS_MAX, 1),
 )
 _FRONTIER_SHAPE = list_of(_PLACE, FRONTIER_HEADS_MAX)
+_WANTED_SHAPE = items(list_of(binary(ID_BYTES), PIECE_BATCHES_MAX, 1))
 _PIECE_SHAPE = items(uint(1), list_of(binary_up_to(BATCH_BYTES_MAX, 1), PIECE_BATCHES_MAX))
 
 
@@ -110,6 +111,16 @@ def decode_frontier(encoded: bytes) -> tuple[Place, ...]:
     """Raises: InvalidInput."""
     raw = decode(_FRONTIER_SHAPE, encoded, FRONTIER_HEADS_MAX * 64)
     return tuple(Place._make(place) for place in raw)
+
+
+def encode_wanted(batches: Iterable[bytes]) -> bytes:
+    """ "Send these batches, in this order; leave out what you don't have." """
+    return encode((tuple(batches),))
+
+
+def decode_wanted(encoded: bytes) -> tuple[bytes, ...]:
+    """Raises: InvalidInput."""
+    return tuple(decode(_WANTED_SHAPE, encoded, _REQUEST_BYTES_MAX)[0])
 
 
 def encode_piece(piece: Piece) -> bytes:

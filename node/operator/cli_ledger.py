@@ -81,6 +81,24 @@ def prune(home: NodeHome, as_json: bool) -> None:
 @click.command()
 @node_home_option
 @json_option
+def fetch_archive(home: NodeHome, as_json: bool) -> None:
+    """Fetch what lies before this node's first checkpoint from other members, into the archive. The node must run.
+
+    \b
+    Example:
+        allmende node fetch-archive
+    """
+    from node.operator.connection import connect
+
+    with connect(home) as client:
+        fetched = client.fetch_archive()
+    lines = [f"{fetched.batches} batches fetched into {home.archive}; {fetched.missing} are at no member that answers."]
+    emit({"batches": fetched.batches, "missing": fetched.missing}, lines, as_json)
+
+
+@click.command()
+@node_home_option
+@json_option
 def audit(home: NodeHome, as_json: bool) -> None:
     """Verify the whole ledger anew, from the genesis charter on: signatures, links, sums, roots. Stop the node first.
 
@@ -114,7 +132,7 @@ def audit(home: NodeHome, as_json: bool) -> None:
         "problems": examination.problems,
     }
     if examination.problems:
-        hint = ": are all files of the archive here?" if is_late else ""
+        hint = " (old batches come back with `allmende node fetch-archive`)" if is_late else ""
         raise UserError(f"{len(examination.problems)} problems, the first: {examination.problems[0]}{hint}")
     lines = [
         f"Sound: {result['batches']} batches, {result['records']} records, {result['checkpoints']} checkpoints.",

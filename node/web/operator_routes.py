@@ -60,4 +60,20 @@ async def pick_checkpoint(services: Services) -> None:
     services.member.checkpoints.pick()
 
 
-OPERATOR_ROUTES = (pick_checkpoint, create_program, list_budget_requests, approve_budget_request, grant, sponsor)
+@post("/operator/archive", tags=["operator"], status_code=200)
+async def fetch_archive(services: Services) -> api.FetchedArchive:
+    """Fetch back what lies before the checkpoint with which this node's ledger begins."""
+    if services.fetch_archive is None:
+        raise UserError("this node has no network")
+    return await services.fetch_archive()
+
+
+OPERATOR_ROUTES = (
+    pick_checkpoint,
+    fetch_archive,
+    create_program,
+    list_budget_requests,
+    approve_budget_request,
+    grant,
+    sponsor,
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
@@ -58,6 +58,8 @@ class WebServices:
     """Peers, and bytes received by protocol."""
     on_offer: list[Callable[[bytes], None]] = field(default_factory=list)
     """Called with each new offer, to hand it on to other nodes."""
+    fetch_archive: Callable[[], Awaitable[api.FetchedArchive]] | None = None
+    """Bring old batches back from other members."""
     clock: Callable[[], float] = time.time
     closing: trio.Event = field(default_factory=trio.Event)
     """Set when the node stops; long polls end then."""
