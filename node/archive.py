@@ -66,6 +66,11 @@ class Archive:
         batch = self.fetch(introduction.batch)
         return batch.records[position] if batch is not None else None
 
+    def check_is_known(self, record: Record) -> None:
+        """Raises: UserError when the record's slot was decided before this ledger begins: it may be the final one."""
+        if self._replica.locate(record.id) is None and self._replica.was_decided_before(record.scope, record.sequence):
+            raise UserError("this node does not have records that old: ask another member's node")
+
     def build_receipt(self, record_id: bytes) -> bytes | None:
         """The receipt of finality, once there is one; None as well when a part of it is not here."""
         if not self._replica.is_final(record_id):

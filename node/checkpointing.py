@@ -225,9 +225,10 @@ class Checkpointing:
         self._computed = None
 
     def _compute_past(self, batch: bytes) -> list[bytes] | None:
-        """The facts of a batch's past, from the last snapshot in it or from genesis; None when neither is here.
+        """The facts of a batch's past, from the last kept snapshot on; None when that does not lie in it.
 
-        Runs in a thread. The past of an admitted batch never changes, so nothing here races with what comes in.
+        Correct members pick what rests on all that they have; so nobody else can make this node begin at genesis again
+        and again. Runs in a thread: the past of an admitted batch never changes, so nothing races with what comes in.
         """
         kept = self.get_kept()
         entries = self._replica.entries
@@ -238,8 +239,8 @@ class Checkpointing:
             past, reached = list_past(entries, batch, known)
             if self.read_claim(kept).batch in reached:
                 return self._compute_facts(restore_replica(genesis, facts), past)
-        if self._replica.named_count:
-            log.info("a checkpoint can't be followed: what lies before it is not here")
+        if kept is not None or self._replica.named_count:
+            log.info("a checkpoint is not followed: it does not rest on the one before")
             return None
         return self._compute_facts(Replica(genesis), list_past(entries, batch, ())[0])
 

@@ -364,6 +364,7 @@ class LedgerMember:
         record = decode_record(self.charter.federation, encoded)
         if not self.voter.is_undecided(record) or record.id in self.submissions:
             return record.id
+        self.archive.check_is_known(record)
         self._check_signing()
         if not (await check_all([record], has_valid_signatures))[0]:
             raise Rejected(Reason.SIGNATURE_INVALID, "the record is not signed by its writer")

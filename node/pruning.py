@@ -18,7 +18,7 @@ from node.storage.limits import CHUNK_BATCHES_MAX
 from node.storage.store import Store
 from protocol.batches import decode_batch
 from protocol.replica import Replica
-from protocol.snapshot import decode_facts
+from protocol.snapshot import group_facts
 
 SUFFIX = ".batches"
 
@@ -68,7 +68,7 @@ def list_absent(replica: Replica, archive: Path, store: Store) -> list[bytes]:
 
 def list_prunable(facts: list[bytes]) -> set[bytes]:
     """The batches that a snapshot names, but not those of which two claim one place."""
-    named = decode_facts(facts)["batch"]
+    named = group_facts(facts)["batch"]
     places = Counter(place[:3] for place in named)
     return {batch for *place, batch, _ in named if places[tuple(place)] == 1}
 

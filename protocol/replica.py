@@ -212,6 +212,10 @@ class Replica:
         """True when the member has left the charter version before this one."""
         return any(adopt.charter_version == version and member in them for adopt, them in self._adopters.items())
 
+    def was_decided_before(self, scope: bytes, sequence: int) -> bool:
+        """True when the snapshot tells that a record became final there, and perhaps not which."""
+        return sequence < self._sequences_before.get(scope, 0)
+
     def is_final(self, record_id: bytes) -> bool:
         """True when commits of a quorum in one round stand behind the record."""
         located = self._located.get(record_id)
@@ -453,7 +457,7 @@ class Replica:
             if record is None:
                 loser = self._losers[counted.ids[position]]
                 # In a slot decided before the snapshot it may well be the record that was final there.
-                if loser.sequence >= self._sequences_before.get(loser.scope, 0):
+                if not self.was_decided_before(loser.scope, loser.sequence):
                     self.double_finals.setdefault((loser.scope, loser.sequence), set()).add(loser.id)
                 continue
             self.final_count += 1

@@ -16,7 +16,7 @@ from typing import Any
 
 from protocol.attempts import Claim, Round
 from protocol.charter import Charter, decode_charter
-from protocol.codec import encode, unpack
+from protocol.codec import check_canonical, encode, unpack
 from protocol.contests import Contest, PromiseGiven
 from protocol.errors import InvalidInput
 from protocol.finality import Tally, full_mask
@@ -34,8 +34,8 @@ Facts = dict[str, list[tuple[Any, ...]]]
 """Name -> the other items of all facts with that name."""
 
 
-def decode_facts(encoded_facts: Iterable[bytes]) -> Facts:
-    """The facts by name. They were certified: only their framing is checked. Raises: InvalidInput."""
+def group_facts(encoded_facts: Iterable[bytes]) -> Facts:
+    """The facts by name. A quorum certified them, so nothing else is asked of them. Raises: InvalidInput."""
     facts: Facts = defaultdict(list)
     for encoded in encoded_facts:
         name, *items = decode_fact(encoded)
@@ -48,6 +48,7 @@ def decode_fact(encoded: bytes) -> tuple[Any, ...]:
     fact = unpack(encoded, FACT_BYTES_MAX)
     if not isinstance(fact, tuple) or not fact or not isinstance(fact[0], str):
         raise InvalidInput("a fact begins with its name")
+    check_canonical(fact, encoded)
     return fact
 
 
@@ -56,7 +57,7 @@ def restore_replica(charter: Charter, encoded_facts: Iterable[bytes]) -> Replica
 
     Requires: the facts are those of a replica (a checkpoint certified their root).
     """
-    facts = decode_facts(encoded_facts)
+    facts = group_facts(encoded_facts)
     replica = Replica(charter)
     replica.ledger = restore_ledger(charter, facts)
     replica._sequences_before = {scope: head.sequence + 1 for scope, head in replica.ledger.heads.items()}

@@ -58,7 +58,7 @@ def prune(home: NodeHome, as_json: bool) -> None:
     from node.pruning import prune as prune_store
     from node.snapshots import SnapshotFolder, iterate_frames, verify_snapshot
     from node.storage.store import Store
-    from protocol.snapshot import decode_facts, read_charters
+    from protocol.snapshot import group_facts, read_charters
 
     _, founded = home.load_federation()
     kept = SnapshotFolder(home.snapshots).get_latest()
@@ -69,7 +69,7 @@ def prune(home: NodeHome, as_json: bool) -> None:
         try:
             with open(kept.path, "rb") as file:
                 proof, *facts = iterate_frames(file)
-            charters = read_charters(founded.charter, decode_facts(facts))  # of our own file
+            charters = read_charters(founded.charter, group_facts(facts))  # of our own file
             count = prune_store(store, verify_snapshot(charters, [proof, *facts]), home.archive)
             store.compact()
         finally:

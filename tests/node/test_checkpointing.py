@@ -4,6 +4,7 @@ import pytest
 
 from node.auditing import Audit
 from node.checkpointing import list_past
+from node.errors import UserError
 from node.pruning import iterate_archive, prune
 from node.snapshots import SnapshotFolder, iterate_frames, verify_snapshot
 from node.storage.store import Store
@@ -151,6 +152,7 @@ async def test_a_proof_of_a_checkpoint_needs_a_quorum_that_signed_it(cast, membe
 async def test_a_pruned_node_restarts_with_the_checkpoint_and_the_archive_completes_it_again(cast, members, tmp_path):
     first = cast.make_payments()
     await make_final(members, first)
+    await make_final(members, cast.make_payments())
     await certify(members)
     await make_final(members, cast.make_payments())
     member = members[0]
@@ -165,6 +167,8 @@ async def test_a_pruned_node_restarts_with_the_checkpoint_and_the_archive_comple
     assert pruned.replica.get_frontier() == member.replica.get_frontier()
     assert not pruned.is_silenced
     assert pruned.build_receipt(first[0].id) is None, "not here"
+    with pytest.raises(UserError, match="that old"):
+        await pruned.submit(first[0].encoded)
     together = [pruned, *members[1:]]
     await make_final(together, cast.make_payments())
     assert len(list_roots(together)) == 1

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from protocol.finality import iterate_positions
 from protocol.replica import Replica
-from protocol.snapshot import decode_facts, restore_ledger, restore_replica
+from protocol.snapshot import group_facts, restore_ledger, restore_replica
 from protocol.statements import Commit, CommitBatch, Statement, Vote, VoteBatch
 from protocol.voting import Voter
 from tests.local_members import Gathering, LocalMember
@@ -124,7 +124,7 @@ def check_comes_back(federation, history):
     for cut, record in enumerate(history):
         whole.offer(record)
         if cut % 16 == 0 or cut == len(history) - 1:
-            restored = restore_ledger(federation.charter, decode_facts(whole.compute_facts()))
+            restored = restore_ledger(federation.charter, group_facts(whole.compute_facts()))
             assert vars(restored).keys() == vars(whole).keys()
             whole.suspensions = {account: them for account, them in whole.suspensions.items() if them}
             for name in vars(whole).keys() - {"charter", "charters", "_blocked_by"}:
@@ -139,7 +139,7 @@ def test_a_final_record_that_waits_is_restored_without_its_signatures():
     for record in history[::-1][:30]:
         whole.offer(record)
     assert whole.count_waiting() > 10
-    restored = restore_ledger(federation.charter, decode_facts(whole.compute_facts()))
+    restored = restore_ledger(federation.charter, group_facts(whole.compute_facts()))
     assert sorted(restored.compute_facts()) == sorted(whole.compute_facts())
     for record in history:
         whole.offer(record)

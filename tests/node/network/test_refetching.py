@@ -22,17 +22,21 @@ async def batches(autojump_clock):
     return cast.federation, {batch: encoded for _, batch, encoded in members[0].store.get_batches(1, 100)}
 
 
+async def ignore(*_):
+    raise AssertionError("nobody gossips here")
+
+
 async def fetch(federation, held, wanted):
     """What the right one gets of the left one, which holds `held`; and what it is handed piece by piece."""
     network = SimulatedNetwork()
     transports = {
         name: SimulatedTransport(
-            network, name, topics=(), validate=lambda *_: True, on_gossip=None, is_admitted=lambda _: True
+            network, name, topics=(), validate=lambda *_: True, on_gossip=ignore, is_admitted=lambda _: True
         )
         for name in ("left", "right")
     }
     BatchExchange(federation, transports["left"], held.get)
-    asking = BatchExchange(federation, transports["right"], {}.get)
+    asking = BatchExchange(federation, transports["right"], lambda _: None)
     transports["left"].set_peers({"right": ["right"]})
     transports["right"].set_peers({"left": ["left"]})
     kept: list[bytes] = []

@@ -47,6 +47,7 @@ async def test_a_wallet_proves_its_balance_with_the_charter_alone(certified, fed
 async def test_a_new_node_begins_with_what_it_fetched_and_verified(certified, federation, tmp_path):
     charters = {0: federation.charter}
     snapshot = await trio.to_thread.run_sync(fetch_checkpoint, certified.url, charters)
+    assert snapshot is not None
     answer = await certified.call("get_checkpoint")
     assert answer.root == snapshot.checkpoint.root.hex()
     replica = restore_replica(federation.charter, snapshot.facts)
