@@ -54,8 +54,8 @@ class Contest:
         facts += [("proposal", *place, encode_signed(proposal)) for place, proposal in self.proposals.items()]
         for promised, given in self.promises.items():
             for batch, (member, report) in given.items():
-                reported = (*report.round, report.record) if report else ()
-                facts.append(("promise", *slot, *promised, batch, member, reported))
+                reported = (*report.round, report.record) if report else (0, 0, b"")
+                facts.append(("promise", *slot, *promised, batch, member, *reported))
         return facts
 
     def find_promises(self, promised: Round, batches: Iterable[bytes]) -> list[PromiseGiven] | None:

@@ -16,19 +16,99 @@ from typing import Any
 
 from protocol.attempts import Claim, Round
 from protocol.charter import Charter, decode_charter
-from protocol.codec import check_canonical, encode, unpack
+from protocol.codec import (
+    Shape,
+    binary,
+    binary_up_to,
+    check_canonical,
+    encode,
+    items,
+    list_of,
+    optional_binary,
+    set_of,
+    text,
+    uint,
+    unpack,
+)
 from protocol.contests import Contest, PromiseGiven
 from protocol.errors import InvalidInput
 from protocol.finality import Tally, full_mask
-from protocol.ledger import EnrolmentState, Head, HoldPhase, HoldState, Ledger, ProgramState, SponsorState
-from protocol.limits import RECORD_BYTES_MAX
-from protocol.records import Draw, Lot, Program, Terms, decode_record
+from protocol.identifiers import ID_BYTES
+from protocol.ledger import (
+    LOTS_PER_FACT,
+    EnrolmentState,
+    Head,
+    HoldPhase,
+    HoldState,
+    Ledger,
+    ProgramState,
+    SponsorState,
+)
+from protocol.limits import (
+    DRAWS_MAX,
+    JOB_CLASS_BYTES_MAX,
+    JOB_CLASSES_MAX,
+    MEMBERS_MAX,
+    NAME_BYTES_MAX,
+    PURPOSE_BYTES_MAX,
+    RECORD_BYTES_MAX,
+    RECORDS_PER_BATCH_MAX,
+    SIGNERS_MAX,
+)
+from protocol.records import SCOPE_BYTES, Draw, Lot, Program, Terms, decode_record
 from protocol.replica import Introduction, LogEntry, Replica
-from protocol.signatures import SIGNATURE_BYTES
+from protocol.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
 from protocol.statements import Adopt, decode_slot_proposal, decode_unlock_request
 
 FACT_BYTES_MAX = 2 * RECORD_BYTES_MAX
 """The longest fact holds a charter, a record or a proposal."""
+
+_ID = binary(ID_BYTES)
+_NAME = optional_binary(ID_BYTES)
+_SCOPE = binary(SCOPE_BYTES)
+_BYTES = binary_up_to(FACT_BYTES_MAX, 1)
+_POSITION = uint(RECORDS_PER_BATCH_MAX - 1)
+_LOT = items(_NAME, uint(), uint())
+_MEMBERS = set_of(uint(), MEMBERS_MAX, 1)
+_PROGRAM = items(
+    uint(),
+    text(NAME_BYTES_MAX),
+    text(PURPOSE_BYTES_MAX),
+    uint(),
+    uint(),
+    uint(1),
+    list_of(text(JOB_CLASS_BYTES_MAX), JOB_CLASSES_MAX),
+)
+_TERMS = items(uint(), _ID, binary(PUBLIC_KEY_BYTES), uint(), _ID, _ID, text(JOB_CLASS_BYTES_MAX))
+_SHAPES: dict[str, tuple[Shape, ...]] = {
+    "charter": (_BYTES,),
+    "applied": (uint(),),
+    "finals": (uint(),),
+    "balance": (_ID, uint(), uint(), list_of(_LOT, LOTS_PER_FACT)),
+    "head": (_SCOPE, uint(), _ID),
+    "key": (_ID, binary(PUBLIC_KEY_BYTES)),
+    "tag": (_ID, _ID),
+    "program": (_ID, uint(), _PROGRAM),
+    "enrolment": (_ID, _ID, uint(), _ID, uint(), uint()),
+    "sponsor": (_ID, uint(), _ID, uint()),
+    "hold": (_ID, _ID, _ID, list_of(_LOT, DRAWS_MAX, 1), _TERMS, uint(), uint(2), uint(), _NAME),
+    "request": (_ID, _ID),
+    "suspension": (_ID, _ID, uint()),
+    "allowance": (_ID, _ID, _ID, uint()),
+    "backing": (uint(), uint(), uint()),
+    "cap": (uint(), uint(), uint()),
+    "ceiling": (uint(), uint()),
+    "waiting": (_BYTES, uint(SIGNERS_MAX)),
+    "batch": (uint(), uint(), uint(), _ID, _NAME),
+    "adopter": (uint(), _ID, uint()),
+    "open": (_ID, _POSITION, uint(RECORDS_PER_BATCH_MAX, 1), _BYTES),
+    "votes": (_ID, uint(), uint(), _NAME, uint(), _MEMBERS),
+    "commits": (_ID, uint(), uint(), _MEMBERS),
+    "unlock": (_ID, uint(), _BYTES),
+    "proposal": (_ID, uint(), _BYTES),
+    "promise": (_SCOPE, uint(), uint(), uint(), _ID, uint(), uint(), uint(), _NAME),
+}
+_FACTS = {name: items(text(16), *shapes) for name, shapes in _SHAPES.items()}
 
 Facts = dict[str, list[tuple[Any, ...]]]
 """Name -> the other items of all facts with that name."""
@@ -38,16 +118,17 @@ def group_facts(encoded_facts: Iterable[bytes]) -> Facts:
     """The facts by name. A quorum certified them, so nothing else is asked of them. Raises: InvalidInput."""
     facts: Facts = defaultdict(list)
     for encoded in encoded_facts:
-        name, *items = decode_fact(encoded)
-        facts[name].append(tuple(items))
+        name, *rest = decode_fact(encoded)
+        facts[name].append(tuple(rest))
     return facts
 
 
 def decode_fact(encoded: bytes) -> tuple[Any, ...]:
     """One fact: its name, then its items. Raises: InvalidInput."""
     fact = unpack(encoded, FACT_BYTES_MAX)
-    if not isinstance(fact, tuple) or not fact or not isinstance(fact[0], str):
-        raise InvalidInput("a fact begins with its name")
+    if type(fact) is not tuple or not fact or type(fact[0]) is not str or fact[0] not in _FACTS:
+        raise InvalidInput("no fact of a known name")
+    _FACTS[fact[0]](fact)
     check_canonical(fact, encoded)
     return fact
 
@@ -181,7 +262,7 @@ def _restore_contests(replica: Replica, facts: Facts) -> None:
     for batch, position, encoded in facts["proposal"]:
         proposal = decode_slot_proposal(encoded)
         replica.contests.setdefault(proposal.slot, Contest()).proposals[batch, position] = proposal
-    for scope, sequence, version, attempt, batch, member, reported in facts["promise"]:
-        report = Claim(Round(*reported[:2]), reported[2]) if reported else None
+    for scope, sequence, version, attempt, batch, member, *reported in facts["promise"]:
+        report = Claim(Round(*reported[:2]), reported[2]) if reported[2] else None
         contest = replica.contests[scope, sequence]
         contest.note_promise(Round(version, attempt), batch, PromiseGiven(member, report))
