@@ -42,6 +42,32 @@ class Member(msgspec.Struct):
     is_forked: bool
 
 
+class Amendment(msgspec.Struct):
+    """A change of the charter that is final."""
+
+    version: int
+    record: str
+    receipt: bytes
+    """Of its finality under the version before; it holds the charter. All of them together prove the newest version
+    to whoever pins the federation."""
+    in_force_since: int | None
+    """Unix time at which a quorum had adopted it, as this node saw it; None before."""
+
+
+class Proposal(msgspec.Struct):
+    """A change of the charter that waits for members to approve it."""
+
+    record: str
+    version: int
+    encoded: bytes
+    """The charter that it would make, canonical bytes."""
+    proposed_by: str
+    voted_by: list[str]
+    weight: int
+    """Of those that voted; `quorum` of the charter is needed."""
+    is_approved_here: bool
+
+
 class Charter(msgspec.Struct):
     federation: str
     name: str
@@ -51,6 +77,14 @@ class Charter(msgspec.Struct):
     epoch_seconds: int
     quorum: int
     members: list[Member]
+    version: int = 0
+    """The one in force; all but `founded` and `amendments` is as it says."""
+    encoded: bytes = b""
+    """The charter in force, canonical bytes."""
+    amendments: list[Amendment] = []
+    proposals: list[Proposal] = []
+    addresses: dict[str, str] = {}
+    """Member -> network address of its node, as this one knows it. Not signed."""
 
 
 class Checkpoint(msgspec.Struct):
@@ -108,6 +142,27 @@ class Status(msgspec.Struct):
     forked_members: list[int]
     bytes_received: dict[str, int]
     """Bytes by protocol since the start."""
+    evidence: list[str] = []
+    """One line for each proof of wrongdoing that this node holds: who did what."""
+    charter_version: int = 0
+    """The one in force."""
+    notice: str = ""
+    """Why this node signs nothing at the moment, in words."""
+
+
+class Evidence(msgspec.Struct):
+    """A proof that somebody contradicted itself. Whoever reads it verifies `encoded` and believes nothing else."""
+
+    id: str
+    """Hex name of what is proven; two proofs of one thing share it."""
+    kind: str
+    """`fork`, `votes`, `commits`, `hidden_commit`, `finals` or `records`."""
+    members: list[int]
+    accounts: list[str]
+    text: str
+    seen_seconds: int
+    """Unix time at which this node, since its last start, first listed it."""
+    encoded: bytes
 
 
 class Lot(msgspec.Struct):
@@ -140,8 +195,21 @@ class Account(msgspec.Struct):
     enrolments: list[Enrolment]
     sponsorships: list[Sponsorship]
     pending: list[str] = []
-    """Records that claim a slot of this account from `next_sequence` on and are not final: as far as this node knows.
-    A wallet is not restored from its words while there are any."""
+    """Records that claim a slot of this account from `next_sequence` on and are not final, as the node knows."""
+
+
+class AccountSlot(msgspec.Struct):
+    """The next slot of an account. A wallet believes what its own key signed, whoever hands it over."""
+
+    sequence: int
+    attempt: int
+    """The highest attempt that the owner asked for; 0 if none."""
+    request: bytes | None
+    """The owner's unlock request for that attempt, canonical bytes: its proof."""
+    records: list[bytes]
+    """The records that claim the slot, canonical bytes."""
+    is_contested: bool
+    """Several records claim it, or its owner asked to unlock it."""
 
 
 class Record(msgspec.Struct):
@@ -170,6 +238,32 @@ class Submitted(msgspec.Struct):
     id: str
     state: RecordState
     receipt: bytes | None
+
+
+class SlotPromise(msgspec.Struct):
+    """A member's promise, and the certificate that it reports."""
+
+    batch: bytes
+    """Id of the batch that carries it: what a proposal names."""
+    member: int
+    record: str | None
+    version: int
+    attempt: int
+    """The round of the reported certificate; 0 and 0 without one."""
+
+
+class Promises(msgspec.Struct):
+    """The answer to an unlock request."""
+
+    version: int
+    """The charter version of the asked attempt."""
+    attempt: int
+    is_decided: bool
+    """A record is final in the slot: there is nothing left to unlock."""
+    has_quorum: bool
+    promises: list[SlotPromise]
+    records: list[bytes]
+    """The records that claim the slot, canonical bytes."""
 
 
 class Program(msgspec.Struct):
@@ -251,6 +345,19 @@ class SponsorOrder(msgspec.Struct):
     donor: str
     epochs: int
     """How many epochs from now on."""
+
+
+class VoteCard(msgspec.Struct):
+    """A member's vote key for the next charter version."""
+
+    member: int
+    vote_key: bytes
+    address: str
+
+
+class AmendmentOrder(msgspec.Struct):
+    charter: bytes
+    """Canonical bytes of the next version."""
 
 
 class Signed(msgspec.Struct):

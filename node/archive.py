@@ -11,7 +11,9 @@ from functools import lru_cache
 from node.errors import UserError
 from node.storage.store import Store
 from protocol.batches import Batch, decode_batch
+from protocol.detection import Evidence, find_evidence
 from protocol.errors import InvalidInput
+from protocol.evidence import verify_evidence
 from protocol.receipts import ProvableBatch, build_receipt
 from protocol.records import Record
 from protocol.replica import Replica
@@ -83,6 +85,15 @@ class Archive:
     def read_provable(self, batch_id: bytes) -> ProvableBatch:
         """A stored batch with its Merkle trees. Raises: NotHere."""
         return self._provable(batch_id)
+
+    def find_evidence(self) -> list[Evidence]:
+        """The proofs of wrongdoing that the batches hold; takes a pass over the log when a slot is contested, and finds
+        forks alone when the log is not here in full."""
+        try:
+            return find_evidence(self._replica, self.read_provable)
+        except NotHere:
+            proofs = [fork.encode() for _, fork in sorted(self._replica.forks.items())]
+            return [Evidence(proof, verify_evidence(self._replica.ledger.charters, proof)) for proof in proofs]
 
     def _read_provable(self, batch_id: bytes) -> ProvableBatch:
         encoded = self.read_bytes(batch_id)

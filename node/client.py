@@ -15,19 +15,20 @@ import os
 import socket
 import threading
 import time
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
 from node import api
+from node.connections import Connection, SocketConnection, make_secure_connection
 from node.errors import Refused, Unreachable, UserError
 from protocol.errors import InvalidInput, Reason, Rejected
 
 if TYPE_CHECKING:
-    from protocol.charter import FoundedCharter
+    from protocol.charter import Charters, FoundedCharter
 
 ARCHIVE_SECONDS_MAX = 6 * 3600.0
 """A ledger of years over a slow line."""
@@ -61,26 +62,6 @@ class RecordRefused(Refused, Rejected):
         self.args = (detail,)
 
 
-class _Connection(HTTPConnection):
-    """A TCP connection that remembers when it was last used."""
-
-    idle_since = 0.0
-
-
-class _SocketConnection(_Connection):
-    """A connection through a unix socket."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        """Raises: OSError."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 class NodeClient:
     """The client of one node, at an http:// or https:// address or at the path of its operator's socket."""
 
@@ -88,7 +69,7 @@ class NodeClient:
         """Nothing is sent yet. Raises: UserError when `place` is no address."""
         self.place = os.fspath(place)
         self._timeout_seconds = timeout_seconds
-        self._idle: list[_Connection] = []
+        self._idle: list[Connection] = []
         self._lock = threading.Lock()
         self._path_prefix = ""
         self._is_socket = isinstance(place, Path) or self.place.startswith("/")
@@ -127,6 +108,10 @@ class NodeClient:
         """How far the node is, and whom it is connected to."""
         return self._read(api.Status, "/status")
 
+    def get_evidence(self) -> list[api.Evidence]:
+        """Proofs of wrongdoing; the caller verifies them."""
+        return self._read(list[api.Evidence], "/evidence")
+
     def get_charter(self) -> api.Charter:
         """The constitution; the caller pins the federation and checks the founding document."""
         return self._read(api.Charter, "/charter")
@@ -159,6 +144,22 @@ class NodeClient:
         """Hand in a record, and wait up to so many seconds for it to become final. Raises: RecordRefused."""
         path = _add_query("/records", wait=wait or None)
         return _decode(api.Submitted, self._call("POST", path, record, wait=wait)[1])
+
+    def get_slot(self, address: str) -> api.AccountSlot:
+        """Who claims the next slot of an account."""
+        return self._read(api.AccountSlot, f"/accounts/{_quote(address)}/slot")
+
+    def post_unlock(self, request: bytes, wait: int = 0) -> api.Promises:
+        """Ask for another attempt at a slot, and wait for a quorum's promises. Raises: RecordRefused."""
+        path = _add_query("/unlocks", wait=wait or None)
+        return _decode(api.Promises, self._call("POST", path, request, wait=wait)[1])
+
+    def post_proposal(self, proposal: bytes, record: bytes, wait: int = 0) -> api.Submitted:
+        """Propose a record for a slot's attempt, and wait for it to become final. Raises: RecordRefused."""
+        from protocol.codec import encode
+
+        path = _add_query("/proposals", wait=wait or None)
+        return _decode(api.Submitted, self._call("POST", path, encode((proposal, record)), wait=wait)[1])
 
     def submit(self, record: bytes, wait_seconds: float) -> api.Submitted:
         """Hand in a record again and again until it is final or the time is over; the last answer.
@@ -274,6 +275,22 @@ class NodeClient:
         content = self._call("POST", "/operator/archive", may_repeat=False, answer_seconds=ARCHIVE_SECONDS_MAX)[1]
         return _decode(api.FetchedArchive, content)
 
+    def collect_vote_cards(self) -> list[api.VoteCard]:
+        """The vote keys for the next charter version, of this member and all that answer it."""
+        return self._read(list[api.VoteCard], "/operator/vote-cards")
+
+    def propose_amendment(self, order: api.AmendmentOrder, dry_run: bool = False) -> api.Signed:
+        """Sign an amendment of the charter, and approve it."""
+        return self._order("/operator/amendments", order, dry_run)
+
+    def approve_amendment(self, record_id: str, dry_run: bool = False) -> api.Signed:
+        """Let the member vote for an amendment."""
+        return self._order(f"/operator/amendments/{_quote(record_id)}/approve", None, dry_run)
+
+    def unlock_amendment(self, record_id: str, dry_run: bool = False) -> api.Signed:
+        """Make another attempt at an amendment, when the votes are split."""
+        return self._order(f"/operator/amendments/{_quote(record_id)}/unlock", None, dry_run)
+
     def _order(self, path: str, order: msgspec.Struct | None, dry_run: bool) -> api.Signed:
         # An act of the institution waits for its records to become final, and is not repeated unasked.
         content = msgspec.json.encode(order) if order is not None else b""
@@ -337,7 +354,7 @@ class NodeClient:
             time.sleep(pause)
         raise AssertionError("the last round returns or raises")
 
-    def _take_connection(self, timeout_seconds: float) -> _Connection:
+    def _take_connection(self, timeout_seconds: float) -> Connection:
         now = time.monotonic()
         with self._lock:
             while self._idle:
@@ -347,12 +364,12 @@ class NodeClient:
                     return connection
                 connection.close()
         if self._is_socket:
-            return _SocketConnection(self.place, timeout_seconds)
+            return SocketConnection(self.place, timeout_seconds)
         if self._is_secure:
-            return _make_secure_connection(self._host, self._port, timeout_seconds)
-        return _Connection(self._host, self._port, timeout=timeout_seconds)
+            return make_secure_connection(self._host, self._port, timeout_seconds)
+        return Connection(self._host, self._port, timeout=timeout_seconds)
 
-    def _give_back(self, connection: _Connection, response: HTTPResponse) -> None:
+    def _give_back(self, connection: Connection, response: HTTPResponse) -> None:
         connection.idle_since = time.monotonic()
         with self._lock:
             if not response.will_close and len(self._idle) < IDLE_CONNECTIONS_MAX:
@@ -405,16 +422,6 @@ class NodeClient:
         return UserError(detail or f"{self._name} refuses the request ({status}): is it an Allmende node?")
 
 
-def _make_secure_connection(host: str, port: int | None, timeout_seconds: float) -> _Connection:
-    import ssl
-    from http.client import HTTPSConnection
-
-    class SecureConnection(HTTPSConnection, _Connection):
-        """TLS, with the system's certificates."""
-
-    return SecureConnection(host, port, timeout=timeout_seconds, context=ssl.create_default_context())
-
-
 def _quote(text: str) -> str:
     return quote(text.strip(), safe="")
 
@@ -437,13 +444,22 @@ def _make_line(text: str) -> str:
     return " ".join(line.split())[:_DETAIL_CHARACTERS_MAX]
 
 
-def fetch_founding(node_url: str, expected: str | None = None) -> FoundedCharter:
-    """The founding document that a node serves, all founders' signatures checked.
+class FetchedCharters(NamedTuple):
+    """What a node serves of the charter, all of it verified, and the answer it came with."""
 
-    Raises: UserError when it does not hold or is not of the `expected` federation (an address); Unreachable.
+    founded: FoundedCharter
+    charters: Charters
+    answer: api.Charter
+
+
+def fetch_charters(node_url: str, expected: str | None = None) -> FetchedCharters:
+    """The founding document and the amendments that a node serves: each made final under the version before.
+
+    Raises: UserError when they do not hold or are not of the `expected` federation (an address); Unreachable.
     """
     from node.addresses import Kind, decode_address, encode_address
     from protocol.charter import decode_founded_charter
+    from protocol.receipts import verify_amendments
 
     client = NodeClient(node_url)
     try:
@@ -452,6 +468,8 @@ def fetch_founding(node_url: str, expected: str | None = None) -> FoundedCharter
         client.close()
     try:
         founded = decode_founded_charter(answer.founded)
+        receipts = [amendment.receipt for amendment in answer.amendments]
+        charters = verify_amendments({0: founded.charter}, receipts)
     except InvalidInput as error:
         raise UserError(f"the charter of {node_url} does not hold ({error}): choose another node") from error
     found = encode_address(Kind.FEDERATION, founded.charter.federation)
@@ -459,4 +477,9 @@ def fetch_founding(node_url: str, expected: str | None = None) -> FoundedCharter
         raise UserError(f"{node_url} says it serves {answer.federation}, but its charter founds {found}")
     if expected is not None and decode_address(Kind.FEDERATION, expected) != founded.charter.federation:
         raise UserError(f"{node_url} serves the federation {found}, and {expected.strip()} was expected")
-    return founded
+    return FetchedCharters(founded, charters, answer)
+
+
+def fetch_founding(node_url: str, expected: str | None = None) -> FoundedCharter:
+    """The founding document alone. Raises: UserError; Unreachable."""
+    return fetch_charters(node_url, expected).founded

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,9 +20,10 @@ import msgspec
 from node.addresses import Kind, encode_address
 from node.errors import UserError
 from node.files import write_atomically
-from protocol.charter import Charter, FoundedCharter, Member, decode_founded_charter
+from protocol.charter import Charter, Charters, FoundedCharter, Member, decode_founded_charter
 from protocol.errors import InvalidInput
 from protocol.limits import NAME_BYTES_MAX
+from protocol.receipts import verify_amendments
 
 HOME_VARIABLE = "ALLMENDE_NODE_HOME"
 HOME_DEFAULT = "~/.allmende-node"
@@ -83,6 +84,8 @@ class Federation(msgspec.Struct, frozen=True):
     """Member name -> network address of its node. Not signed: a wrong one can be mended, a key can't be faked."""
     acceptable_use: str = ""
     """Text whose SHA-256 stands in the charter."""
+    amendments: list[bytes] = []
+    """Receipts of the amendments that were known when this file was written, the first one first."""
 
     def decode(self) -> FoundedCharter:
         """The founding document, all signatures checked. Raises: UserError."""
@@ -94,6 +97,14 @@ class Federation(msgspec.Struct, frozen=True):
             raise UserError("the federation file names another federation than its founding document: ask for it anew")
         return founded
 
+    def decode_charters(self) -> Charters:
+        """The founding charter and what the amendments made of it, every signature checked. Raises: UserError."""
+        founded = self.decode()
+        try:
+            return verify_amendments({0: founded.charter}, self.amendments)
+        except InvalidInput as error:
+            raise UserError(f"the amendments in the federation file do not hold: {error}") from None
+
 
 class NodeHome:
     """Where the parts of one node lie."""
@@ -103,6 +114,8 @@ class NodeHome:
         self.config = path / "config.toml"
         self.member_key = path / "member.key"
         self.vote_key = path / "vote.key"
+        """The first one; those of later charter versions lie in `vote_keys`."""
+        self.vote_keys = path / "vote-keys"
         self.peer_key = path / "peer.key"
         self.founder_card = path / "founder.json"
         self.federation = path / "federation.json"
@@ -138,7 +151,7 @@ class NodeHome:
 
 
 def find_own_member(charter: Charter, member_key: bytes, vote_key: bytes, peer_key: bytes) -> Member:
-    """The member whose three public keys these are. Raises: UserError when one is missing or another's."""
+    """The founder whose three public keys these are. Raises: UserError when one is missing or another's."""
     number = charter.members_by_key.get(member_key)
     if number is None:
         raise UserError(
@@ -153,6 +166,21 @@ def find_own_member(charter: Charter, member_key: bytes, vote_key: bytes, peer_k
                 "backup or, before the founding, have the charter drafted anew with this node's founder.json"
             )
     return member
+
+
+def find_own_number(charters: Iterable[Charter], member_key: bytes, peer_key: bytes) -> int:
+    """The number of the member that these keys belong to, in whatever version: a number outlives every key.
+
+    Raises: UserError when no version knows them.
+    """
+    for charter in charters:
+        for member in charter.fields.members:
+            if member_key == member.member_key or peer_key == member.peer_key:
+                return member.number
+    raise UserError(
+        "no version of the charter knows this node's keys: is it the right home directory, and did the members amend "
+        "the charter with this node's founder.json?"
+    )
 
 
 # -- settings ---------------------------------------------------------------------------------------------------

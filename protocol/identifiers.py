@@ -9,7 +9,8 @@ from __future__ import annotations
 from enum import Enum, unique
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
+
+from protocol.codec import encode
 
 ID_BYTES = 32
 NO_FEDERATION = bytes(ID_BYTES)
@@ -17,8 +18,11 @@ NO_FEDERATION = bytes(ID_BYTES)
 
 
 @unique
-class Tag(Enum):
-    """The domains of the hash; 16 bytes each, so no tag is a prefix of another (spec 2.3)."""
+class Tag(bytes, Enum):
+    """The domains of the hash; 16 bytes each, so no tag is a prefix of another (spec 2.3).
+
+    Bytes themselves, so hashing one costs no look-up: an id is computed for every record.
+    """
 
     CHARTER = b"allmende:charter"
     ACCOUNT = b"allmende:account"
@@ -42,25 +46,19 @@ class Tag(Enum):
     JOB_RECEIPT = b"allmende:jobrcpt"
     BUDGET_REQUEST = b"allmende:budgreq"
     MESSAGE = b"allmende:message"
+    VOTE_CARD = b"allmende:votcard"
 
 
-assert all(len(tag.value) == 16 for tag in Tag)
-
-
-@lru_cache(maxsize=256)
-def _prefix(tag: Tag, federation: bytes) -> Any:
-    """The hash state after tag and federation; hashlib has no public name for its type."""
-    assert len(federation) == ID_BYTES
-    return sha256(tag.value + federation)
+assert all(len(tag) == 16 for tag in Tag)
 
 
 def compute_id(tag: Tag, federation: bytes, unsigned: bytes) -> bytes:
     """The 32 byte id of `unsigned`, the canonical bytes of a value without its signatures."""
-    digest = _prefix(tag, federation).copy()
-    digest.update(unsigned)
-    return bytes(digest.digest())
+    assert len(federation) == ID_BYTES
+    return sha256(tag + federation + unsigned).digest()
 
 
+@lru_cache(maxsize=8192)
 def compute_account_id(federation: bytes, public_key: bytes) -> bytes:
     """A person's or donor's account is named by its first key; later keys don't change the name (spec 3.2)."""
     return compute_id(Tag.ACCOUNT, federation, public_key)
@@ -74,3 +72,8 @@ def compute_member_account_id(federation: bytes, member: int) -> bytes:
 def compute_issuance_account_id(federation: bytes, member: int, epoch: int) -> bytes:
     """The account from which a member grants in one epoch (spec 7.4)."""
     return compute_id(Tag.ISSUANCE, federation, member.to_bytes(4, "big") + epoch.to_bytes(4, "big"))
+
+
+def compute_voucher_id(federation: bytes, hold: bytes, sequence: int, amount: int) -> bytes:
+    """What the hold's meter key signs: at tick `sequence`, `amount` millicredits in all are due (spec 7.7)."""
+    return compute_id(Tag.VOUCHER, federation, encode((hold, sequence, amount)))

@@ -244,6 +244,10 @@ class Replica:
             ballot[0] == claim.round and tally.reached >> position & 1 for ballot, tally in introduction.votes.items()
         )
 
+    def get_losers(self) -> list[Record]:
+        """The records whose slot went to another one."""
+        return list(self._losers.values())
+
     def get_log(self, log: LogName) -> dict[int, list[bytes]]:
         """Index -> ids of the batches there; empty for a log that nobody began."""
         return self.logs.get(log, {})
@@ -252,17 +256,16 @@ class Replica:
         """True when the promise reports nothing, or a certificate that is here."""
         return promise.report is None or self.is_certified(slot, promise.report)
 
-    def find_certificates(self) -> dict[Slot, Claim]:
-        """The highest certificate of each open slot that has one."""
-        highest: dict[Slot, Claim] = {}
+    def find_certificates(self) -> dict[Slot, list[Claim]]:
+        """The certificates of each open slot that has any."""
+        found: dict[Slot, list[Claim]] = {}
         for introduction in self._open.values():
             for ballot, tally in introduction.votes.items():
                 for position in iterate_positions(tally.reached):
                     record = introduction.records.get(position)
                     if record is not None:
-                        slot, claim = (record.scope, record.sequence), Claim(ballot[0], record.id)
-                        highest[slot] = max(claim, highest.get(slot, claim))
-        return highest
+                        found.setdefault((record.scope, record.sequence), []).append(Claim(ballot[0], record.id))
+        return found
 
     def get_frontier(self) -> dict[LogName, tuple[bytes, ...]]:
         """The heads of every log, sorted: two closed sets are equal when these are."""
@@ -480,15 +483,12 @@ class Replica:
     # -- comparing ----------------------------------------------------------------------------------------------
 
     def compute_facts(self) -> list[bytes]:
-        """The whole state as facts, from which `snapshot.py` makes a replica again: the ledger, the names of all
-        batches, and what was said about every record that is not final. A function of the set alone: nothing tells
-        what came first (spec 6.5)."""
+        """The whole state, from which `snapshot.py` makes a replica again: the ledger, the places of all batches, and
+        what was said about records that are not final. A function of the set alone (spec 6.5)."""
         facts: list[tuple[object, ...]] = [("finals", self.final_count)]
         for batch, entry in self.entries.items():
-            prev = entry.parents[0] if entry.index else b""
-            facts.append(("batch", *entry.log, entry.index, batch, prev))
-        for adopt, members in self._adopters.items():
-            facts += [("adopter", *adopt, member) for member in members]
+            facts.append(("batch", *entry.log, entry.index, batch, entry.parents[0] if entry.index else b""))
+        facts += [("adopter", *adopt, member) for adopt, members in self._adopters.items() for member in members]
         for introduction in self._open.values():
             facts += introduction.compute_facts()
         for slot, contest in self.contests.items():

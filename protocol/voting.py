@@ -32,6 +32,7 @@ from protocol.attempts import (
     apply_commit,
     apply_promise,
     apply_vote,
+    compute_bound,
     compute_report,
     may_commit,
     may_promise,
@@ -92,6 +93,8 @@ class Voter:
         """Decided, not yet said: the latest vote and commit of each slot at attempts above 0."""
         self._promises: dict[Slot, PendingPromise] = {}
         self._references: Counter[tuple[bytes, type]] = Counter()
+        self._first_round = Round(self.version, 0)
+        self._spoken = b""
         self._recall_own_statements()
 
     def _recall_own_statements(self) -> None:
@@ -127,7 +130,7 @@ class Voter:
 
     def handle_admission(self, admission: Admission) -> None:
         """Take note of an admitted batch: own statements, certificates, slots that were filled."""
-        if admission.batch.header.member == self.member:
+        if admission.batch.header.member == self.member and admission.batch.id != self._spoken:
             self._note_own_statements(admission)
         for introduction, mask, certified_round in admission.certified:
             self._decide_commits(introduction, mask, certified_round)
@@ -151,14 +154,19 @@ class Voter:
 
     def _enter(self, version: int) -> None:
         self.version = version
+        self._first_round = Round(version, 0)
         self.has_adopted = False
         self._bound = self._find_bound()
         for undecided in (self._votes, self._commits, self._late, self._promises):
             undecided.clear()
 
     def _find_bound(self) -> dict[Slot, Claim]:
-        certificates = self.replica.find_certificates()
-        return {slot: claim for slot, claim in certificates.items() if claim.round.version < self.version}
+        found: dict[Slot, Claim] = {}
+        for slot, claims in self.replica.find_certificates().items():
+            bound = compute_bound(claim for claim in claims if claim.round.version < self.version)
+            if bound is not None:
+                found[slot] = bound
+        return found
 
     @property
     def is_speaking(self) -> bool:
@@ -264,10 +272,10 @@ class Voter:
     def note_introduction(self, record: Record) -> None:
         """The member's next batch introduces this record and votes for it."""
         slot = (record.scope, record.sequence)
-        self._memories[slot] = apply_vote(self._recall(slot), Claim(Round(self.version, 0), record.id))
+        self._memories[slot] = apply_vote(self._recall(slot), Claim(self._first_round, record.id))
 
     def _check_slot(self, record: Record) -> None:
-        if not may_vote(self._recall((record.scope, record.sequence)), Claim(Round(self.version, 0), record.id)):
+        if not may_vote(self._recall((record.scope, record.sequence)), Claim(self._first_round, record.id)):
             raise Rejected(
                 Reason.SLOT_CONTESTED, "this member voted for another record in that slot, or promised to leave it"
             )
@@ -284,7 +292,7 @@ class Voter:
         record = introduction.records[position]
         slot = (record.scope, record.sequence)
         memory = self._recall(slot)
-        claim = Claim(Round(self.version, 0), record.id)
+        claim = Claim(self._first_round, record.id)
         self._turns.note_record(slot, circumstances)
         if memory.voted == claim or not may_vote(memory, claim) or not self.is_speaking:
             return
@@ -299,6 +307,7 @@ class Voter:
         """On a certificate, commit; never to two records in one slot and round, never below a promise (spec 5.3)."""
         if certified_round.version != self.version or not self.is_speaking:
             return
+        decided = 0
         for position in iterate_positions(mask):
             record = introduction.records.get(position)
             if record is None:
@@ -312,7 +321,9 @@ class Voter:
             if certified_round.attempt:
                 self._late[slot, Commit] = Commit(introduction.batch, position, certified_round.attempt)
             else:
-                self._commits[introduction] = self._commits.get(introduction, 0) | 1 << position
+                decided |= 1 << position
+        if decided:
+            self._commits[introduction] = self._commits.get(introduction, 0) | decided
 
     # -- freeing a slot -----------------------------------------------------------------------------------------
 
@@ -383,6 +394,10 @@ class Voter:
             return
         self._memories[proposal.slot] = apply_vote(memory, claim)
         self._late[proposal.slot, Vote] = Vote(located[0].batch, located[1], proposal.attempt, *place)
+
+    def note_spoken(self, batch_id: bytes) -> None:
+        """The batch that is admitted next holds what was taken last: its statements are known already."""
+        self._spoken = batch_id
 
     # -- speaking -----------------------------------------------------------------------------------------------
 

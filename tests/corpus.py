@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from protocol import conversation, messages
 from protocol.batches import Batch
-from protocol.equivocation import build_fork_evidence
 from protocol.metering import JobState, Rate, Tick, compute_charge
 from protocol.quotes import JobReceipt, Offer, Quote, QuoteRequest, RuntimeName
 from protocol.replica import Replica
@@ -36,6 +35,7 @@ from tests.strategies import (
     make_public_key,
     make_records_of_every_kind,
 )
+from tests.wrongdoing import make_evidence
 
 FEDERATION = make_federation()
 SENDER_KEY = make_public_key("sender")
@@ -227,7 +227,7 @@ def make_seeds() -> dict[str, Sequence[bytes]]:
         "budget_request": [make_budget_request()],
         "unlock_request": [make_unlock_request()],
         "slot_proposal": [make_slot_proposal()],
-        "fork_evidence": [build_fork_evidence(left, right).encode()],
+        "evidence": [proof.encoded for proof in make_evidence().values()],
         "offer": [_make_offer()],
         "quote_request": [_make_quote_request()],
         "quote": [_make_quote()],

@@ -32,7 +32,7 @@ from protocol.charter import (
     found_charter,
 )
 from protocol.finality import iterate_positions
-from protocol.identifiers import compute_account_id
+from protocol.identifiers import compute_account_id, compute_voucher_id
 from protocol.records import (
     Amend,
     Body,
@@ -58,7 +58,6 @@ from protocol.records import (
     Transfer,
     account_scope,
     charter_scope,
-    compute_voucher_id,
     hold_scope,
     person_scope,
     sign_record,
@@ -79,7 +78,7 @@ _is_prime_order_key = lru_cache(maxsize=1 << 12)(signatures.is_prime_order_key)
 def memoised_signature_checks() -> Iterator[None]:
     """Inside, each (key, message, signature) is checked once: the answer is a pure function of these bytes."""
     with ExitStack() as stack:
-        for module in ("records", "batches", "budgets", "rules", "charter"):
+        for module in ("records", "batches", "budgets", "rules", "charter", "evidence"):
             stack.enter_context(mock.patch(f"protocol.{module}.is_valid_signature", _is_valid_signature))
         stack.enter_context(mock.patch("protocol.charter.is_prime_order_key", _is_prime_order_key))
         yield

@@ -84,9 +84,10 @@ class LocalFederation:
         for number in list(self.processes):
             self.end(number)
 
-    def start(self, number: int) -> None:
+    def start(self, number: int, *options: str) -> None:
         """Start a node's process."""
-        command = [str(Path(sys.executable).parent / "allmende"), "node", "run", "--home", str(self.homes[number])]
+        home = str(self.homes[number])
+        command = [str(Path(sys.executable).parent / "allmende"), "node", "run", "--home", home, *options]
         with (self.homes[number] / "log").open("ab") as log:
             self.processes[number] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

@@ -165,7 +165,7 @@ async def test_a_pruned_node_restarts_with_the_checkpoint_and_the_archive_comple
     assert await pruned.restore() == count - archived
     assert pruned.replica.compute_state_root() == root
     assert pruned.replica.get_frontier() == member.replica.get_frontier()
-    assert not pruned.is_silenced
+    assert not pruned.signing.is_silenced
     assert pruned.build_receipt(first[0].id) is None, "not here"
     with pytest.raises(UserError, match="that old"):
         await pruned.submit(first[0].encoded)

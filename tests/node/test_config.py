@@ -8,12 +8,14 @@ from node.config import (
     NodeConfig,
     NodeHome,
     check_p2p_address,
+    find_own_number,
     make_home,
     read_config,
     split_p2p_address,
     write_config,
 )
 from node.errors import UserError
+from scripts.benchmarks.federation_in_memory import Cast
 
 GOOD = NodeConfig(
     'University "Ä" \\ 1',
@@ -115,3 +117,13 @@ def test_a_home_without_a_node_or_federation_says_what_to_do(tmp_path):
         NodeHome(tmp_path).load_config()
     with pytest.raises(UserError, match="--federation"):
         NodeHome(tmp_path).load_federation()
+
+
+def test_a_node_finds_its_number_by_either_long_lived_key_in_any_version():
+    cast = Cast(4, 0)
+    charter = cast.founded.charter
+    second = charter.members[2]
+    assert find_own_number([charter], second.member_key, bytes(32)) == 2
+    assert find_own_number([charter], bytes(32), second.peer_key) == 2
+    with pytest.raises(UserError, match="no version of the charter knows"):
+        find_own_number([charter], bytes(32), bytes([1]) * 32)

@@ -6,8 +6,8 @@ import trio
 from node.errors import UserError
 from node.storage.store import Store
 from protocol.batches import LogPosition, build_batch, decode_batch
-from protocol.equivocation import verify_fork_evidence
 from protocol.errors import Reason, Rejected
+from protocol.evidence import verify_evidence
 from protocol.receipts import verify_receipt
 from protocol.records import Kind, Output, RecordDraft, Transfer, account_scope, decode_record, sign_record
 from protocol.statements import (
@@ -176,7 +176,7 @@ async def test_a_member_that_is_shown_a_batch_of_its_own_that_it_lacks_signs_not
     known = len(restored.replica.entries)
     await restored.ingest(list(members[0].store.iterate_batches()), "peer")
     assert len(restored.replica.entries) > known
-    assert restored.is_silenced
+    assert restored.signing.is_silenced
     with pytest.raises(Exception, match="signs nothing"):
         await restored.submit(cast.make_payments()[1].encoded)
     assert restored.say_next() is None
@@ -225,7 +225,7 @@ async def test_a_fork_is_noticed_kept_and_convicts_its_member_only(cast, members
     await members[1].ingest([branches[0].encoded], "peer")
     evidence = members[0].replica.forks[4]
     assert members[1].replica.forks[4] == evidence
-    assert verify_fork_evidence(cast.founded.charter, evidence.encode()) == 4
+    assert verify_evidence({0: cast.founded.charter}, evidence.encode()).members == (4,)
     assert members[0].replica.compute_state_root() == members[1].replica.compute_state_root()
 
 
@@ -318,17 +318,17 @@ def sign_proposal(cast, record, batches, attempt=1):
 async def test_an_owner_unlocks_its_slot_at_any_node_and_gets_a_receipt(cast, members, contested):
     _, wish = contested
     slot, request = sign_request(cast, wish)
-    assert await members[1].submit_request(request) == slot
+    assert await members[1].unlocking.submit_request(request) == slot
     await exchange(members)
-    assert await members[1].wait_promises(slot, 1, 0)
-    promises = members[1].get_promises(slot, 1)
+    assert await members[1].unlocking.wait_promises(slot, 1, 0)
+    promises = members[1].unlocking.get_promises(slot, 1)
     assert {promise.report for promise in promises.values()} == {None}
-    record_id = await members[3].submit_proposal(sign_proposal(cast, wish, promises), wish.encoded)
+    record_id = await members[3].unlocking.submit_proposal(sign_proposal(cast, wish, promises), wish.encoded)
     await exchange(members)
     assert record_id == wish.id
     for member in members:
         assert verify_receipt({0: cast.founded.charter}, member.build_receipt(wish.id)).round.attempt == 1
-        assert await member.wait_promises(slot, 2, 0), "a decided slot keeps nobody waiting"
+        assert await member.unlocking.wait_promises(slot, 2, 0), "a decided slot keeps nobody waiting"
     assert len(list_roots(members)) == 1
 
 
@@ -336,10 +336,10 @@ async def test_a_third_record_comes_with_its_proposal_and_gets_no_vote_at_attemp
     payment, _ = contested
     third = sign_conflict(cast, sign_conflict(cast, payment))
     slot, request = sign_request(cast, payment)
-    await members[0].submit_request(request)
+    await members[0].unlocking.submit_request(request)
     await exchange(members)
-    promises = members[0].get_promises(slot, 1)
-    await members[0].submit_proposal(sign_proposal(cast, third, promises), third.encoded)
+    promises = members[0].unlocking.get_promises(slot, 1)
+    await members[0].unlocking.submit_proposal(sign_proposal(cast, third, promises), third.encoded)
     batch = members[0].say_next()
     assert [record.id for record in batch.records] == [third.id]
     assert not any(isinstance(statement, VoteBatch) and not statement.batch for statement in batch.statements)
@@ -352,7 +352,7 @@ async def test_a_third_record_comes_with_its_proposal_and_gets_no_vote_at_attemp
 async def test_a_promise_outlives_a_crash(cast, members, contested):
     payment, _ = contested
     slot, request = sign_request(cast, payment)
-    await members[0].submit_request(request)
+    await members[0].unlocking.submit_request(request)
     await exchange(members)
     again = restart(cast, members[0])
     await again.restore()
@@ -360,4 +360,21 @@ async def test_a_promise_outlives_a_crash(cast, members, contested):
     with pytest.raises(Rejected) as caught:
         again.voter.check_request(decode_unlock_request(request), again.compute_circumstances())
     assert caught.value.reason is Reason.ATTEMPT_CLOSED
-    assert again.get_promises(slot, 1).keys() == members[0].get_promises(slot, 1).keys()
+    assert again.unlocking.get_promises(slot, 1).keys() == members[0].unlocking.get_promises(slot, 1).keys()
+
+
+async def test_what_a_member_does_at_once_is_what_it_does_beside_an_event_loop(cast, members):
+    payments = cast.make_payments()
+    twins = [restart(cast, member) for member in members]
+    for twin in twins:
+        twin.restore_at_once()
+    for payment in payments:
+        await members[0].submit(payment.encoded)
+        twins[0].submit_at_once(payment.encoded)
+    while spoken := [batch.encoded for twin in twins if (batch := twin.say_next())]:
+        for twin in twins:
+            twin.ingest_at_once([*spoken, b"no batch"], "peer")
+    await exchange(members)
+    assert len({payment.id for payment in payments if twins[3].get_state(payment.id) == "applied"}) == len(payments)
+    roots = [{it.replica.ledger.compute_state_root() for it in each} for each in (twins, members)]
+    assert roots[0] == roots[1], "the batches differ by the times at which they were signed, the ledgers do not"

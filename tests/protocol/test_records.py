@@ -5,15 +5,18 @@ from __future__ import annotations
 import msgpack
 import pytest
 
-from protocol.codec import encode
+from protocol.causes import get_named_records, get_outgoing
+from protocol.codec import Shape, binary, encode, items, list_of, optional_binary, text, uint
+from protocol.credits import AMOUNT_MAX
 from protocol.errors import InvalidInput
 from protocol.identifiers import (
     Tag,
     compute_account_id,
     compute_id,
     compute_issuance_account_id,
+    compute_voucher_id,
 )
-from protocol.limits import OUTPUTS_MAX, RECORD_BYTES_MAX
+from protocol.limits import EPOCH_MAX, OUTPUTS_MAX, PROTOCOL_VERSION, RECORD_BYTES_MAX, SIGNERS_MAX
 from protocol.records import (
     FREE_LOT,
     NONE,
@@ -24,10 +27,7 @@ from protocol.records import (
     Record,
     RecordDraft,
     account_scope,
-    compute_voucher_id,
     decode_record,
-    get_named_records,
-    get_outgoing,
     has_valid_signatures,
     hold_scope,
     person_scope,
@@ -142,6 +142,67 @@ class TestEveryKind:
                 decode_record(FEDERATION.id, change(record, 5, NONE))
             with pytest.raises(InvalidInput):
                 decode_record(FEDERATION.id, change(record, 4, 0))
+
+
+ODD_VALUES = (
+    *(0, 1, 2, 120, 121, 240, 241, 1024, 10**15, 10**15 + 1, 2**53 - 1, 2**53, 2**64 - 1, -1, True, False, None, 1.0),
+    *(bytes(length) for length in (0, 1, 31, 32, 33, 34, 63, 64, 65)),
+    *("", "a", "x" * 128, "x" * 129, (), (1,), ("", ""), (b"", b""), (bytes(32),), (bytes(64),)),
+    *((bytes(32),) * 2, (bytes(64),) * 2, (bytes(32),) * 3, (bytes(64),) * 3, ((), ""), ((b"",), "")),
+    msgpack.ExtType(5, b""),
+)
+FIELDS = items(
+    uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
+    uint(max(Kind), 1),
+    uint(EPOCH_MAX, 1),
+    binary(33),
+    uint(),
+    optional_binary(32),
+    lambda _body: None,
+    list_of(binary(32), SIGNERS_MAX, 1),
+    list_of(binary(64), SIGNERS_MAX, 1),
+)
+OUTPUT = items(binary(32), optional_binary(32), uint(2 * EPOCH_MAX), uint(AMOUNT_MAX, 1))
+TRANSFER_BODY = items(list_of(OUTPUT, OUTPUTS_MAX, 1), text(128))
+
+
+def fits(shape: Shape, value: object) -> bool:
+    try:
+        shape(value)
+    except InvalidInput:
+        return False
+    return True
+
+
+def replace_each(value: tuple, place: int) -> list[tuple]:
+    """The value with something odd at one place, once for each odd thing, and too short or too long."""
+    odd = [(*value[:place], other, *value[place + 1 :]) for other in ODD_VALUES]
+    return [*odd, value[:place], (*value, 0), ()]
+
+
+@pytest.mark.parametrize("place", range(9))
+def test_the_checks_that_are_written_out_refuse_what_the_general_shapes_refuse(place):
+    first = msgpack.unpackb(TRANSFER.encoded, use_list=False)
+    later = (*first[:4], 5, bytes(32), *first[6:])
+    for raw in (*replace_each(first, place), *replace_each(later, place)):
+        if not fits(FIELDS, raw):
+            with pytest.raises(InvalidInput):
+                decode_record(FEDERATION.id, encode(raw))
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_an_output_is_accepted_exactly_when_its_general_shape_fits(place):
+    raw = msgpack.unpackb(TRANSFER.encoded, use_list=False)
+    outputs, memo = raw[6]
+    bodies = [((output, *outputs[1:]), memo) for output in replace_each(outputs[0], place)]
+    bodies += [*replace_each(raw[6], 0), *replace_each(raw[6], 1), outputs, (outputs[:1] * OUTPUTS_MAX, memo)]
+    for body in [*bodies, (outputs[:1] * (OUTPUTS_MAX + 1), memo)]:
+        encoded = encode((*raw[:6], body, *raw[7:]))
+        if fits(TRANSFER_BODY, body):
+            assert decode_record(FEDERATION.id, encoded).encoded == encoded
+        else:
+            with pytest.raises(InvalidInput):
+                decode_record(FEDERATION.id, encoded)
 
 
 def test_a_hold_has_one_slot():

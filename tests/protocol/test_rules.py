@@ -257,6 +257,7 @@ def test_expired_credits_can_neither_be_paid_nor_held():
 
 def test_credits_that_are_tied_to_their_owner_are_not_passed_on_but_can_be_redeemed():
     assert judge(make_transfer(outputs=[Output(BOB.account, TIED.id, 4, 1)])) is Reason.LOT_NOT_TRANSFERABLE
+    assert judge(make_transfer(outputs=[Output(ALICE.account, TIED.id, 4, 1)])) is None, "it may close a slot"
     assert judge(make_hold(draws=[Draw(TIED.id, 4, 1)])) is None
 
 

@@ -13,10 +13,12 @@ import trio
 
 from node.cli import run
 from node.client import NodeClient
+from node.keystore import Key
 from node.member import LedgerMember
 from node.snapshots import SnapshotFolder
 from node.storage.blobs import BlobStore
 from node.storage.store import Store
+from node.vote_keys import VoteKeys
 from node.wallet.budget_requests import read_requests
 from node.wallet.wallet import Wallet
 from node.web.application import make_application
@@ -26,7 +28,9 @@ from node.web.services import WebServices
 
 async def serve(federation, blobs, started):
     store = Store.open(":memory:", federation.charter.federation)
-    member = LedgerMember(federation.founded, 1, federation.vote_key, store)
+    member = LedgerMember(
+        federation.founded, 1, VoteKeys([Key(federation.vote_key.private_bytes_raw(), "vote")]), store
+    )
     member.checkpoints.folder = SnapshotFolder(blobs.with_name("snapshots"))
     services = WebServices(member, store, BlobStore(blobs), None)
     listeners = await open_public_listeners("127.0.0.1", 0)
