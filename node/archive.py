@@ -6,6 +6,7 @@ node, and whoever needs one asks another (spec 10.5).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 
 from node.errors import UserError
@@ -14,7 +15,7 @@ from protocol.batches import Batch, decode_batch
 from protocol.detection import Evidence, find_evidence
 from protocol.errors import InvalidInput
 from protocol.evidence import verify_evidence
-from protocol.receipts import ProvableBatch, build_receipt
+from protocol.receipts import ProvableBatch, build_receipt, decode_receipt_record
 from protocol.records import Record
 from protocol.replica import Replica
 
@@ -61,7 +62,8 @@ class Archive:
         """A record that some batch introduced."""
         located = self._replica.locate(record_id)
         if located is None:
-            return None
+            receipt = self._store.get_receipt(record_id)
+            return decode_receipt_record(self._replica.federation, receipt) if receipt is not None else None
         introduction, position = located
         if (record := introduction.open_records.get(position)) is not None:
             return record
@@ -75,12 +77,11 @@ class Archive:
 
     def build_receipt(self, record_id: bytes) -> bytes | None:
         """The receipt of finality, once there is one; None as well when a part of it is not here."""
-        if not self._replica.is_final(record_id):
-            return None
-        try:
-            return build_receipt(self._replica, record_id, self.read_provable)
-        except NotHere:
-            return None
+        built = None
+        if self._replica.is_final(record_id):
+            with suppress(NotHere):
+                built = build_receipt(self._replica, record_id, self.read_provable)
+        return built or self._store.get_receipt(record_id)
 
     def read_provable(self, batch_id: bytes) -> ProvableBatch:
         """A stored batch with its Merkle trees. Raises: NotHere."""

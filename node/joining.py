@@ -6,6 +6,7 @@ a quorum signed the root, and the facts have that root. What came after is fetch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from node.client import NodeClient
 from node.errors import UserError
 from node.snapshots import SnapshotFolder, VerifiedSnapshot, iterate_frames, verify_snapshot
 from node.storage.store import Store
-from protocol.charter import Charters
+from protocol.charter import Charter, Charters
 from protocol.checkpoints import CHECKPOINT_PROOF_BYTES_MAX
 from protocol.errors import InvalidInput
+from protocol.receipts import decode_receipt_record
 
 SNAPSHOT_BYTES_MAX = 4 * 1024**3
 
@@ -39,13 +41,23 @@ def fetch_checkpoint(url: str, charters: Charters) -> VerifiedSnapshot | None:
         raise UserError(f"the checkpoint of {url} does not hold ({error}): choose another node") from error
 
 
-def begin_with_checkpoint(ledger: Path, snapshots: Path, federation: bytes, snapshot: VerifiedSnapshot) -> None:
-    """Make the ledger of a new node out of a verified snapshot. Raises: UserError when there is a ledger already."""
-    store = Store.open(ledger, federation)
+def begin_with_checkpoint(
+    ledger: Path, snapshots: Path, genesis: Charter, snapshot: VerifiedSnapshot, amendments: Sequence[bytes]
+) -> None:
+    """Make the ledger of a new node out of a verified snapshot and the verified receipts of all amendments.
+
+    Raises: UserError when there is a ledger already.
+    """
+    store = Store.open(ledger, genesis.federation)
     try:
         if store.begins_late or store.count_batches():
             raise UserError(f"{ledger} holds a ledger already: a checkpoint is for a node that has none")
         SnapshotFolder(snapshots).keep(snapshot.proof, snapshot.facts)
-        store.begin_with(snapshot.facts)
+        store.begin_with(snapshot.facts, name_amendments(genesis, amendments))
     finally:
         store.close()
+
+
+def name_amendments(genesis: Charter, receipts: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    """(record, receipt) of amendments."""
+    return [(decode_receipt_record(genesis.federation, receipt).id, receipt) for receipt in receipts]

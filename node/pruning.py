@@ -23,8 +23,11 @@ from protocol.snapshot import group_facts
 SUFFIX = ".batches"
 
 
-def prune(store: Store, snapshot: VerifiedSnapshot, archive: Path) -> int:
-    """Archive all batches in the past of a checkpoint; returns how many went. Raises: UserError when a disk fails."""
+def prune(store: Store, snapshot: VerifiedSnapshot, amendments: Iterable[tuple[bytes, bytes]], archive: Path) -> int:
+    """Archive all batches in the past of a checkpoint; returns how many went. Raises: UserError when a disk fails.
+
+    `amendments` are (record, receipt) of all that made the charter what it is.
+    """
     gone = list_prunable(snapshot.facts)
     archived: list[bytes] = []
 
@@ -38,7 +41,7 @@ def prune(store: Store, snapshot: VerifiedSnapshot, archive: Path) -> int:
                     yield encoded
 
     append_archive(archive, choose())
-    store.begin_with(snapshot.facts, archived)
+    store.begin_with(snapshot.facts, amendments, archived)
     return len(archived)
 
 

@@ -219,6 +219,11 @@ def _verify_commit(
     return spoken.header.member, Round(spoken.header.charter_version, attempt)
 
 
+def decode_receipt_record(federation: bytes, encoded: bytes) -> Record:
+    """The record that a receipt is about; what it proves is asked of `verify_receipt`. Raises: InvalidInput."""
+    return decode_record(federation, decode(_RECEIPT, encoded, RECEIPT_BYTES_MAX)[1])
+
+
 def has_valid_proofs(charters: Charters, batch: Batch) -> bool:
     """True when each receipt that the batch carries as a statement proves what it says (spec 4.2)."""
     try:

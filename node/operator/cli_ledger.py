@@ -55,12 +55,13 @@ def prune(home: NodeHome, as_json: bool) -> None:
         allmende node prune
     """
     from node.files import lock_directory
+    from node.joining import name_amendments
     from node.pruning import prune as prune_store
     from node.snapshots import SnapshotFolder, iterate_frames, verify_snapshot
     from node.storage.store import Store
     from protocol.snapshot import group_facts, read_charters
 
-    _, founded = home.load_federation()
+    federation, founded = home.load_federation()
     kept = SnapshotFolder(home.snapshots).get_latest()
     if kept is None:
         raise UserError("no checkpoint was certified yet: start the node and run `allmende node checkpoint`")
@@ -70,7 +71,10 @@ def prune(home: NodeHome, as_json: bool) -> None:
             with open(kept.path, "rb") as file:
                 proof, *facts = iterate_frames(file)
             charters = read_charters(founded.charter, group_facts(facts))  # of our own file
-            count = prune_store(store, verify_snapshot(charters, [proof, *facts]), home.archive)
+            amendments = name_amendments(founded.charter, federation.amendments)
+            if len(amendments) < len(charters) - 1:
+                raise UserError("this node has not noted every amendment yet: start it once more, then prune")
+            count = prune_store(store, verify_snapshot(charters, [proof, *facts]), amendments, home.archive)
             store.compact()
         finally:
             store.close()

@@ -156,15 +156,25 @@ class Store:
 
     # Where the ledger begins, when not at the genesis charter.
 
-    def begin_with(self, facts: Iterable[bytes], archived: Iterable[bytes] = ()) -> None:
-        """The ledger begins with these facts from now on, and these batches go; all or nothing, on disk on return.
+    def begin_with(
+        self, facts: Iterable[bytes], receipts: Iterable[tuple[bytes, bytes]] = (), archived: Iterable[bytes] = ()
+    ) -> None:
+        """The ledger begins with these facts from now on, these (record, receipt) of amendments are kept, and these
+        batches go; all or nothing, on disk on return.
 
         The caller keeps the archived batches elsewhere, and has checked that a quorum certified the facts.
         """
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM fact")
             connection.executemany("INSERT INTO fact (encoded) VALUES (?)", ((fact,) for fact in facts))
+            connection.executemany("INSERT OR REPLACE INTO receipt (record, encoded) VALUES (?, ?)", receipts)
             connection.executemany("DELETE FROM batch WHERE id = ?", ((batch,) for batch in archived))
+
+    def get_receipt(self, record_id: bytes) -> bytes | None:
+        """The receipt of an amendment that was kept when the ledger's beginning moved."""
+        with self._database.reading() as reading:
+            rows = run_sql(reading, "SELECT encoded FROM receipt WHERE record = ?", (record_id,))
+        return bytes(rows[0][0]) if rows else None
 
     def compact(self) -> None:
         """Give the space of what is gone back to the disk; the file is written anew."""

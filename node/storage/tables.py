@@ -51,6 +51,16 @@ class Fact(Row):
         table_name = "fact"
 
 
+class Receipt(Row):
+    """Receipts of finality of amendments: they prove the charter also where the batches before are not here."""
+
+    record = peewee.BlobField(primary_key=True)
+    encoded = peewee.BlobField()
+
+    class Meta:
+        table_name = "receipt"
+
+
 class BudgetRequest(Row):
     """People who ask this institution for a budget."""
 
@@ -103,4 +113,4 @@ class Mark(Row):
         primary_key = peewee.CompositeKey("kind", "name")
 
 
-TABLES: tuple[type[Row], ...] = (Ledger, Batch, BudgetRequest, Offer, Message, Mark, Fact)
+TABLES: tuple[type[Row], ...] = (Ledger, Batch, BudgetRequest, Offer, Message, Mark, Fact, Receipt)

@@ -11,6 +11,7 @@ from node.storage.store import Store
 from protocol.batches import decode_batch
 from protocol.checkpoints import build_facts_proof, read_balance, verify_checkpoint, verify_facts
 from protocol.errors import InvalidInput
+from protocol.receipts import verify_receipt
 from protocol.snapshot import restore_replica
 from scripts.benchmarks.federation_in_memory import Cast, exchange, make_final
 
@@ -94,14 +95,18 @@ async def test_a_balance_is_proved_against_the_certified_root(cast, members):
 
 
 async def test_a_node_that_begins_with_a_checkpoint_goes_on_as_the_others_do(cast, members):
-    await make_final(members, cast.make_payments())
+    first = cast.make_payments()
+    await make_final(members, first)
+    old = first[0]
     await certify(members)
     snapshot = read_snapshot(cast, members[0])
     later = cast.make_payments()
     store = Store.open(":memory:", cast.federation)
-    store.begin_with(snapshot.facts)
+    store.begin_with(snapshot.facts, [(old.id, members[0].build_receipt(old.id))])
     joined = cast.open_member(4, store)
     await joined.restore()
+    assert joined.get_record(old.id) == old, "what proves the charter is kept"
+    assert verify_receipt({0: cast.founded.charter}, joined.build_receipt(old.id)).record == old
     known = snapshot.checkpoint.batch
     assert known in joined.replica
     missing = [
@@ -158,7 +163,7 @@ async def test_a_pruned_node_restarts_with_the_checkpoint_and_the_archive_comple
     member = members[0]
     count, root = member.store.count_batches(), member.replica.compute_state_root()
     whole = [encoded for _, _, encoded in member.store.get_batches(1, 10**6)]
-    archived = prune(member.store, read_snapshot(cast, member), tmp_path / "archive")
+    archived = prune(member.store, read_snapshot(cast, member), [], tmp_path / "archive")
     assert 0 < archived < count
     assert member.store.count_batches() == count - archived
     pruned = cast.open_member(1, Store.restore(member.store.serialize(), cast.federation))

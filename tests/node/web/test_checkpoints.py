@@ -52,10 +52,10 @@ async def test_a_new_node_begins_with_what_it_fetched_and_verified(certified, fe
     assert answer.root == snapshot.checkpoint.root.hex()
     replica = restore_replica(federation.charter, snapshot.facts)
     assert replica.final_count == 4
-    places = (tmp_path / "new.sqlite", tmp_path / "new-snapshots", federation.id)
-    begin_with_checkpoint(*places, snapshot)
+    places = (tmp_path / "new.sqlite", tmp_path / "new-snapshots", federation.charter)
+    begin_with_checkpoint(*places, snapshot, [])
     with pytest.raises(UserError, match="already"):
-        begin_with_checkpoint(*places, snapshot)
+        begin_with_checkpoint(*places, snapshot, [])
     store = Store.open(places[0], federation.id)
     assert list(store.iterate_facts()) == snapshot.facts
     store.close()
