@@ -87,6 +87,38 @@ class Charter(msgspec.Struct):
     """Member -> network address of its node, as this one knows it. Not signed."""
 
 
+class Checkpoint(msgspec.Struct):
+    """The last state that a quorum certified and whose facts this node keeps."""
+
+    batch: str
+    """Id of the batch in whose past it lies, in hex."""
+    root: str
+    """Of the state, in hex."""
+    time_ms: int
+    """By the clocks of those that certified it, Unix milliseconds."""
+    proof: bytes
+    """Statements of a quorum: checked against the charter."""
+    snapshot_bytes: int
+    """Of `/checkpoint/facts`."""
+
+
+class FetchedArchive(msgspec.Struct):
+    """Old batches that were fetched back from other members."""
+
+    batches: int
+    missing: int
+    """Those that no connected member has."""
+
+
+class AccountProof(msgspec.Struct):
+    """What an account held at a checkpoint."""
+
+    checkpoint: bytes
+    """The proof of the checkpoint."""
+    facts: bytes
+    """Proof that the facts about its balance and its last record stand under the root; empty when there are none."""
+
+
 class Peer(msgspec.Struct):
     name: str
     peer_id: str

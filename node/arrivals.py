@@ -50,7 +50,7 @@ class Arrivals:
     def _list_unwanted_members(self) -> frozenset[int]:
         charters = self._replica.ledger.charters
         left = {number for version in range(self._replica.version) for number in charters[version].members}
-        return frozenset(self._replica.forks) | (left - self._replica.charter.members.keys())
+        return self._replica.forked_members | (left - self._replica.charter.members.keys())
 
     def _leave_out_unwanted(self, arrived: list[Batch]) -> list[Batch]:
         """Without what proven equivocators and members that left add, unless a batch of another member rests on it

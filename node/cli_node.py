@@ -25,6 +25,7 @@ from node.config import (
 from node.errors import UserError
 from node.files import write_atomically
 from node.keystore import Key, Passphrase, load_key, new_key, save_key
+from node.operator.cli_ledger import audit, checkpoint, fetch_archive, prune
 from node.operator.founding import FounderCard, name_federation, write_document
 from node.operator.homes import load_keys, node_home_option, passphrase_option
 from node.terminal import emit, json_option
@@ -160,11 +161,13 @@ def _is_installed(home: NodeHome, federation: str, source: str) -> bool:
 
 
 def join_federation(home: NodeHome, federation: str, node_url: str, passphrase: Passphrase) -> None:
-    """Fetch the charter with all that proves it, and the members' addresses, from any node; keep them in the home.
+    """Fetch the charter with all that proves it, the members' addresses and the last certified state from any node;
+    keep them in the home.
 
     Raises: UserError when it does not hold or does not name this node; Unreachable.
     """
     from node.client import fetch_charters
+    from node.joining import begin_with_checkpoint, fetch_checkpoint
     from node.vote_keys import read_passphrase
 
     federation = federation.strip()
@@ -186,6 +189,8 @@ def join_federation(home: NodeHome, federation: str, node_url: str, passphrase: 
         check_p2p_address(address)
         addresses[name] = address
     receipts = [amendment.receipt for amendment in answer.amendments]
+    if not home.ledger.exists() and (snapshot := fetch_checkpoint(node_url, charters)) is not None:
+        begin_with_checkpoint(home.ledger, home.snapshots, founded.charter, snapshot, receipts)
     joined = Federation(founded.encode(), federation, addresses, amendments=receipts)
     write_atomically(home.federation, encode_json(joined), 0o644, replace=False)
 
@@ -258,3 +263,7 @@ def _describe_check(check: Check) -> list[str]:
             f"{'':8}remedy:   {check.remedy}",
         ]
     return lines
+
+
+for command in (checkpoint, prune, fetch_archive, audit):
+    group.add_command(command)

@@ -15,7 +15,7 @@ import os
 import socket
 import threading
 import time
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -23,11 +23,15 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from node import api
+from node.connections import Connection, SocketConnection, make_secure_connection
 from node.errors import Refused, Unreachable, UserError
 from protocol.errors import InvalidInput, Reason, Rejected
 
 if TYPE_CHECKING:
     from protocol.charter import Charters, FoundedCharter
+
+ARCHIVE_SECONDS_MAX = 6 * 3600.0
+"""A ledger of years over a slow line."""
 
 TIMEOUT_SECONDS = 15.0
 """For a connection, and for each silence in an answer."""
@@ -58,26 +62,6 @@ class RecordRefused(Refused, Rejected):
         self.args = (detail,)
 
 
-class _Connection(HTTPConnection):
-    """A TCP connection that remembers when it was last used."""
-
-    idle_since = 0.0
-
-
-class _SocketConnection(_Connection):
-    """A connection through a unix socket."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        """Raises: OSError."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 class NodeClient:
     """The client of one node, at an http:// or https:// address or at the path of its operator's socket."""
 
@@ -85,7 +69,7 @@ class NodeClient:
         """Nothing is sent yet. Raises: UserError when `place` is no address."""
         self.place = os.fspath(place)
         self._timeout_seconds = timeout_seconds
-        self._idle: list[_Connection] = []
+        self._idle: list[Connection] = []
         self._lock = threading.Lock()
         self._path_prefix = ""
         self._is_socket = isinstance(place, Path) or self.place.startswith("/")
@@ -131,6 +115,18 @@ class NodeClient:
     def get_charter(self) -> api.Charter:
         """The constitution; the caller pins the federation and checks the founding document."""
         return self._read(api.Charter, "/charter")
+
+    def get_checkpoint(self) -> api.Checkpoint | None:
+        """The last state that a quorum certified, if there is one. Its proof is the caller's to check."""
+        return self._find(api.Checkpoint, "/checkpoint")
+
+    def get_snapshot(self, bytes_max: int) -> bytes:
+        """The whole certified state with its proof, which is the caller's to check."""
+        return self._call("GET", "/checkpoint/facts", bytes_max=bytes_max, answer_seconds=BLOB_SECONDS_MAX)[1]
+
+    def get_account_proof(self, address: str) -> api.AccountProof | None:
+        """Proof of what an account held at the last checkpoint, if there is one."""
+        return self._find(api.AccountProof, f"/accounts/{_quote(address)}/proof")
 
     def get_account(self, address: str) -> api.Account:
         """What an account holds."""
@@ -270,6 +266,15 @@ class NodeClient:
         """Vouch for a donor."""
         return self._order("/operator/sponsors", order, dry_run)
 
+    def pick_checkpoint(self) -> None:
+        """Ask the members to certify the state now."""
+        self._call("POST", "/operator/checkpoint", may_repeat=False)
+
+    def fetch_archive(self) -> api.FetchedArchive:
+        """Let the node fetch old batches back from other members."""
+        content = self._call("POST", "/operator/archive", may_repeat=False, answer_seconds=ARCHIVE_SECONDS_MAX)[1]
+        return _decode(api.FetchedArchive, content)
+
     def collect_vote_cards(self) -> list[api.VoteCard]:
         """The vote keys for the next charter version, of this member and all that answer it."""
         return self._read(list[api.VoteCard], "/operator/vote-cards")
@@ -349,7 +354,7 @@ class NodeClient:
             time.sleep(pause)
         raise AssertionError("the last round returns or raises")
 
-    def _take_connection(self, timeout_seconds: float) -> _Connection:
+    def _take_connection(self, timeout_seconds: float) -> Connection:
         now = time.monotonic()
         with self._lock:
             while self._idle:
@@ -359,12 +364,12 @@ class NodeClient:
                     return connection
                 connection.close()
         if self._is_socket:
-            return _SocketConnection(self.place, timeout_seconds)
+            return SocketConnection(self.place, timeout_seconds)
         if self._is_secure:
-            return _make_secure_connection(self._host, self._port, timeout_seconds)
-        return _Connection(self._host, self._port, timeout=timeout_seconds)
+            return make_secure_connection(self._host, self._port, timeout_seconds)
+        return Connection(self._host, self._port, timeout=timeout_seconds)
 
-    def _give_back(self, connection: _Connection, response: HTTPResponse) -> None:
+    def _give_back(self, connection: Connection, response: HTTPResponse) -> None:
         connection.idle_since = time.monotonic()
         with self._lock:
             if not response.will_close and len(self._idle) < IDLE_CONNECTIONS_MAX:
@@ -415,16 +420,6 @@ class NodeClient:
         if 300 <= status < 400:
             return UserError(f"{self._name} points elsewhere ({status}): use the address that it points to")
         return UserError(detail or f"{self._name} refuses the request ({status}): is it an Allmende node?")
-
-
-def _make_secure_connection(host: str, port: int | None, timeout_seconds: float) -> _Connection:
-    import ssl
-    from http.client import HTTPSConnection
-
-    class SecureConnection(HTTPSConnection, _Connection):
-        """TLS, with the system's certificates."""
-
-    return SecureConnection(host, port, timeout=timeout_seconds, context=ssl.create_default_context())
 
 
 def _quote(text: str) -> str:

@@ -124,6 +124,10 @@ class NodeHome:
         self.blobs = path / "blobs"
         self.outbox = path / "outbox"
         """Records that this member signed and that are not final yet."""
+        self.snapshots = path / "snapshots"
+        """States that a quorum certified."""
+        self.archive = path / "archive"
+        """Batches that were taken out of the database."""
 
     @property
     def keys(self) -> tuple[tuple[str, Path], ...]:

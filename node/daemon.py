@@ -11,6 +11,7 @@ import logging
 import resource
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,12 +26,15 @@ from node.member import LedgerMember
 from node.neighbours import Neighbours
 from node.network.gossip import Gossip
 from node.network.libp2p_transport import Libp2pTransport
+from node.network.refetching import BatchExchange
 from node.network.sync import Synchronizer
 from node.operator.actions import OperatorActions
 from node.operator.amendments import AmendmentActions
 from node.operator.founding import FounderCard, read_document
 from node.operator.outbox import Outbox
 from node.operator.vote_cards import VoteCards
+from node.pruning import append_archive, list_absent
+from node.snapshots import SnapshotFolder
 from node.storage.blobs import BlobStore
 from node.storage.store import Store
 from node.vote_keys import VoteKeyFiles, VoteKeys, read_passphrase
@@ -96,6 +100,7 @@ class _Daemon:
         number = find_own_number(newest_first, keys.member.public_key, keys.peer.public_key)
         self._store = Store.open(home.ledger, founded.charter.federation)
         self._member = LedgerMember(founded, number, keys.vote, self._store)
+        self._member.checkpoints.folder = SnapshotFolder(home.snapshots)
         self._actions = OperatorActions(self._member, keys.member, Outbox(home.outbox, founded.charter.federation))
         self._gossip = Gossip(
             self._member.replica.ledger.charters, self._member.take_in, self._member.list_ignored_logs
@@ -117,6 +122,7 @@ class _Daemon:
             self._member.ingest,
             self._member.list_ignored_logs,
         )
+        self._exchange = BatchExchange(founded.charter.federation, self._transport, self._member.archive.read_bytes)
         self._blobs = BlobStore(home.blobs)
         self._services = WebServices(
             self._member,
@@ -127,6 +133,7 @@ class _Daemon:
             describe_network=self._describe_network,
             list_addresses=self._neighbours.list_addresses,
         )
+        self._services.fetch_archive = self._fetch_archive
         self._member.on_spoken.append(self._gossip.tell_batch)
         self._member.on_missing_past.append(self._synchronizer.request_sync)
         self._member.on_fault.append(self._transport.note_fault)
@@ -191,6 +198,13 @@ class _Daemon:
         except Rejected as rejection:
             log.info("an offer was not taken: %s", rejection)
 
+    async def _fetch_archive(self) -> api.FetchedArchive:
+        """Bring back what lies before the checkpoint with which this ledger begins: an audit needs it."""
+        archive = self._home.archive
+        absent = await trio.to_thread.run_sync(list_absent, self._member.replica, archive, self._store)
+        count = await self._exchange.fetch_all(absent, partial(append_archive, archive))
+        return api.FetchedArchive(count, len(absent) - count)
+
     def _describe_network(self) -> tuple[list[api.Peer], dict[str, int]]:
         connected = self._transport.connected()
         peers = [
@@ -214,6 +228,7 @@ class _Daemon:
             nursery.start_soon(self._member.speak)
             nursery.start_soon(self._member.watch_time)
             nursery.start_soon(self._member.watch_rates)
+            nursery.start_soon(self._member.checkpoints.run)
             nursery.start_soon(self._gossip.run, self._transport)
             nursery.start_soon(self._synchronizer.run)
             nursery.start_soon(self._keep_house)

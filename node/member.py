@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
 from node.api import RecordState
 from node.archive import Archive
 from node.arrivals import Arrivals
-from node.errors import UserError
+from node.checkpointing import Checkpointing, open_replica
 from node.history import AccountHistory
 from node.log_rate import LogRates
 from node.pacing import Pacing
@@ -37,7 +37,7 @@ from protocol.errors import InvalidInput, Reason, Rejected
 from protocol.finality import full_mask
 from protocol.limits import SEEN_PER_BATCH_MAX, STATEMENTS_PER_BATCH_MAX
 from protocol.records import Record, decode_record, has_valid_signatures
-from protocol.replica import Admission, Introduction, Replica
+from protocol.replica import Admission, Introduction
 from protocol.rules import Circumstances
 from protocol.statements import Statement, VoteBatch
 from protocol.voting import Voter
@@ -68,13 +68,15 @@ class LedgerMember:
         self.founded = founded
         self.number = number
         self.store = store
-        self.replica = Replica(founded.charter)
+        self.replica = open_replica(founded.charter, store)
         self.archive = Archive(store, self.replica)
         self.voter = Voter(self.replica, number)
         self.signing = Signing(self.voter, vote_keys, store)
         self.history = AccountHistory()
         self.submissions = Submissions(self.voter)
         self.running_clock = RunningClock(store)
+        self.running_clock.note_open_requests(self.replica.ledger)
+        self.checkpoints = Checkpointing(self.replica, number, self.archive)
         self.pacing = Pacing(self.charter.policy.batch_interval_ms / 1000)
         self.log_rates = LogRates(self.replica)
         self.on_spoken: list[Callable[[bytes], None]] = []
@@ -89,11 +91,14 @@ class LedgerMember:
         self.arrivals = Arrivals(self.replica, self._admit_by_rate, self._note_fault, self._note_missing_past)
         self.unlocking = Unlocking(self.voter, self.signing.check, self.compute_circumstances, self._tell_news)
         self._approved = set(store.get_marks(MarkKind.APPROVED))
-        self._unseen: set[bytes] = set()
+        self._unseen = {
+            head for log_name, heads in self.replica.heads.items() if log_name[0] != number for head in heads
+        }
         self._final_events: dict[bytes, trio.Event] = {}
         self._ingest_turn = trio.CapacityLimiter(1)
         self._ingest_waiting = trio.CapacityLimiter(INGEST_QUEUE_MAX)
         self._has_news = trio.Event()
+        self.checkpoints.on_ready.append(self._tell_news)
         self._known_charters = (1, 0)
         """How many versions were known, and which one was in force, when that was looked at last."""
         self.note_heard(number)
@@ -122,8 +127,7 @@ class LedgerMember:
         if not self.replica.is_final(record_id):
             return "introduced"
         record = self.get_record(record_id)
-        assert record is not None
-        is_applied = record.sequence < self.replica.ledger.get_next_sequence(record.scope)
+        is_applied = record is None or record.sequence < self.replica.ledger.get_next_sequence(record.scope)
         return "applied" if is_applied else "final"
 
     def get_record(self, record_id: bytes) -> Record | None:
@@ -153,7 +157,8 @@ class LedgerMember:
     # -- starting -----------------------------------------------------------------------------------------------
 
     async def restore(self) -> int:
-        """Compute the state again from the stored batches; returns their number."""
+        """Compute the state again from the stored batches, on top of the checkpoint with which the store begins, if
+        it does; returns their number."""
         return await run_in_threads(self._restore())
 
     def restore_at_once(self) -> int:
@@ -163,7 +168,7 @@ class LedgerMember:
     def _restore(self) -> Steps[int]:
         count = 0
         for encoded in self.store.iterate_batches():
-            batch = self._decode_stored(encoded, count + 1)
+            batch = self.archive.decode_stored(encoded, count + 1)
             admission = self.replica.admit(batch, self.archive.fetch)
             if admission is not None:
                 self._note_admission(admission)
@@ -174,19 +179,6 @@ class LedgerMember:
         self._enter_version()
         yield from self._judge_open_records()
         return count
-
-    def _decode_stored(self, encoded: bytes, number: int) -> Batch:
-        """A batch of the store, whose past was read before it. Raises: UserError when the store is damaged."""
-        try:
-            batch = decode_batch(self.charter.federation, encoded)
-            if self.replica.get_missing_parents(batch) or not self.replica.is_linked(batch, {}):
-                raise InvalidInput("what comes before it is gone")
-        except InvalidInput as error:
-            raise UserError(
-                f"batch {number} in the database is damaged ({error}): move the database away and start again; "
-                "the node fetches the ledger from the others, and signs nothing more under this charter"
-            ) from None
-        return batch
 
     async def watch_time(self) -> None:
         """When an epoch opens or closes by our clock, or a grace ends, records are judged anew that came from faster
@@ -218,9 +210,7 @@ class LedgerMember:
     def _judge_open_records(self) -> Steps[None]:
         """Decide anew on all records that were introduced and have no vote of ours."""
         for introduction in self.replica.get_open_introductions():
-            for record_id in introduction.ids:
-                for repeated, _ in self.replica.get_introductions(record_id):
-                    yield from self._judge(repeated, self.archive.fetch(repeated.batch).records)
+            yield from self._judge(introduction, introduction.open_records)
         self.voter.handle_contests(self.compute_circumstances())
 
     # -- taking in ----------------------------------------------------------------------------------------------
@@ -289,7 +279,7 @@ class LedgerMember:
         self.store.append_batches([(batch.id, batch.encoded) for batch in admissible])
         for admission in self._admit(admissible):
             if admission.introduction is not None:
-                yield from self._judge(admission.introduction, admission.batch.records)
+                yield from self._judge(admission.introduction, dict(enumerate(admission.batch.records)))
         yield from self._answer_changes()
         self._has_news.set()
         return len(admissible)
@@ -341,6 +331,7 @@ class LedgerMember:
         if admission.fork is not None:
             log.warning("member %d signed two batches with index %d", header.member, header.index)
         self.voter.handle_admission(admission)
+        self.checkpoints.note_admission(admission)
         for record in admission.applied:
             self.history.note(record, self.replica.ledger)
             self.running_clock.note_applied(record, self.replica.ledger)
@@ -361,13 +352,13 @@ class LedgerMember:
         if event is not None:
             event.set()
 
-    def _judge(self, introduction: Introduction, records: Sequence[Record]) -> Steps[None]:
+    def _judge(self, introduction: Introduction, records: Mapping[int, Record]) -> Steps[None]:
         """Check the signatures of the batch's records that are open here, and let the voter decide.
 
         A record that stood in an earlier batch is checked again while it has no vote of ours: the signature there
         may be broken by the member that introduced it, and one valid signature suffices (spec 4.5).
         """
-        positions = [position for position, record in enumerate(records) if self.voter.is_undecided(record)]
+        positions = [position for position, record in records.items() if self.voter.is_undecided(record)]
         results = yield Checks([records[position] for position in positions], has_valid_signatures)
         valid = sum(1 << position for position, good in zip(positions, results, strict=True) if good)
         self.voter.handle_verified(introduction, valid, self.compute_circumstances())
@@ -406,6 +397,7 @@ class LedgerMember:
         record = decode_record(self.charter.federation, encoded)
         if not self.voter.is_undecided(record) or record.id in self.submissions:
             return record.id
+        self.archive.check_is_known(record)
         self.signing.check()
         (is_signed,) = yield Checks([record], has_valid_signatures)
         if not is_signed:
@@ -459,6 +451,7 @@ class LedgerMember:
         for record_id in self.submissions.take_rejected():
             self._wake(record_id)
         wishes, unvoted = self.unlocking.take(circumstances)
+        wishes += self.checkpoints.take_statements()
         statements = [*wishes, *self._compose_statements(records, len(unvoted), len(wishes))]
         if not statements:
             return None
@@ -468,13 +461,14 @@ class LedgerMember:
         admission = self.replica.admit(batch, self.archive.fetch)
         assert admission is not None
         self._note_admission(admission)
+        self.checkpoints.note_spoken(batch, is_whole=not self._unseen)
         self.pacing.note_spoken(self._clock())
         self.log_rates.count_own(batch, self._clock())
         for callback in self.on_spoken:
             callback(batch.encoded)
         if self.replica.contests:
             self.voter.handle_contests(circumstances)
-        if self.voter.has_statements or self.submissions.has_ready:
+        if self.voter.has_statements or self.submissions.has_ready or self.checkpoints.has_statements:
             self._has_news.set()
         return batch
 

@@ -44,6 +44,12 @@ class RunningClock:
                 if self._ripe_seconds.pop(request, None) is not None:
                     self._store.remove_mark(MarkKind.GRACE_ENDS, request)
 
+    def note_open_requests(self, ledger: Ledger) -> None:
+        """At a ledger's beginning with a checkpoint: each open request starts its grace, unless it has begun."""
+        for hold in ledger.holds.values():
+            if hold.is_open and hold.request:
+                self._ripe_seconds.setdefault(hold.request, self.read() + hold.terms.grace_seconds)
+
     @property
     def ripe_requests(self) -> Container[bytes]:
         """The requests whose grace is over."""

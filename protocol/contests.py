@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from protocol.attempts import Claim, Round
-from protocol.statements import SlotProposal, UnlockRequest
+from protocol.statements import SlotProposal, UnlockRequest, encode_signed
 
 Slot = tuple[bytes, int]
 """(scope, sequence)."""
@@ -45,6 +45,18 @@ class Contest:
         for batch, promise in sorted(self.promises.get(promised, {}).items()):
             chosen.setdefault(promise.member, (batch, promise))
         return dict(chosen.values())
+
+    def compute_facts(self, slot: Slot) -> list[tuple[object, ...]]:
+        """All of it, for the state of a replica (spec 6.5)."""
+        facts: list[tuple[object, ...]] = [
+            ("unlock", *place, encode_signed(request)) for place, request in self.requests.items()
+        ]
+        facts += [("proposal", *place, encode_signed(proposal)) for place, proposal in self.proposals.items()]
+        for promised, given in self.promises.items():
+            for batch, (member, report) in given.items():
+                reported = (*report.round, report.record) if report else (0, 0, b"")
+                facts.append(("promise", *slot, *promised, batch, member, *reported))
+        return facts
 
     def find_promises(self, promised: Round, batches: Iterable[bytes]) -> list[PromiseGiven] | None:
         """The promises for this round in these batches, or None when one of them holds none."""

@@ -116,7 +116,7 @@ def _find_applied(replica: Replica, fetch: Fetch, slot: Slot) -> Iterator[bytes]
     """The record that has applied in a slot: back from the scope's head, each record names the one before."""
     scope, sequence = slot
     head = replica.ledger.heads.get(scope)
-    if head is None or head.sequence < sequence:
+    if head is None or head.sequence < sequence or replica.was_decided_before(scope, sequence):
         return
     record_id = head.record
     for _ in range(head.sequence - sequence):
@@ -229,7 +229,8 @@ def _find_two_finals(replica: Replica, fetch: Fetch, contested: dict[Slot, list[
         finals = [record_id for record_id in ids if replica.is_final(record_id)]
         if len(finals) > 1:
             first, second = (build_receipt(replica, record_id, fetch) for record_id in finals[:2])
-            yield build_two_finals(first, second)
+            if first is not None and second is not None:
+                yield build_two_finals(first, second)
 
 
 def _find_two_records(replica: Replica, fetch: Fetch, contested: dict[Slot, list[bytes]]) -> Iterator[bytes]:

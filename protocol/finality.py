@@ -67,6 +67,10 @@ class Tally:
                 equal &= ~plane
         return greater | equal
 
+    def list_members(self, position: int) -> tuple[int, ...]:
+        """The members behind one position, ascending."""
+        return tuple(sorted(member for member, mask in self.masks.items() if mask >> position & 1))
+
     def weight_at(self, position: int) -> int:
         """The weight behind one position."""
         return sum((plane >> position & 1) << digit for digit, plane in enumerate(self._planes))

@@ -22,7 +22,7 @@ from protocol.credits import AMOUNT_MAX
 from protocol.errors import InvalidInput
 from protocol.identifiers import Tag, compute_issuance_account_id
 from protocol.limits import EPOCHS_MAX
-from protocol.merkle import compute_leaf, compute_root
+from protocol.merkle import compute_set_root
 from protocol.records import (
     FREE_LOT,
     NONE,
@@ -47,6 +47,9 @@ from protocol.records import (
     Transfer,
     account_scope,
 )
+
+LOTS_PER_FACT = 512
+"""An account with more lots has several facts about its balance, each of which tells how many there are."""
 
 
 class Head(NamedTuple):
@@ -462,19 +465,20 @@ class Ledger:
         assert held == self.escrowed
         assert sum(amounts) + held == self.issued, "conservation: balances + escrows = issued"
 
-    def compute_state_leaves(self) -> list[bytes]:
-        """The leaves of the state root, sorted: each says one fact of the state (spec 6.5)."""
+    def compute_facts(self) -> list[bytes]:
+        """The state as a list of facts, from which it can be restored: a function of the applied and waiting records
+        alone. `snapshot.py` reads them back (spec 6.5)."""
         facts: list[tuple[object, ...]] = [("charter", charter.encoded) for charter in self.charters.values()]
+        facts.append(("applied", self.applied_count))
         for account, lots in self.balances.items():
-            facts += [("balance", account, *lot, amount) for lot, amount in lots.items()]
+            ordered = [(*lot, amount) for lot, amount in sorted(lots.items())]
+            parts = [tuple(ordered[i : i + LOTS_PER_FACT]) for i in range(0, len(ordered), LOTS_PER_FACT)] or [()]
+            facts += [("balance", account, number, len(parts), part) for number, part in enumerate(parts)]
         facts += [("head", scope, *head) for scope, head in self.heads.items()]
-        facts += [("program", key, state.member) for key, state in self.programs.items()]
+        facts += [("program", key, state.member, state.body) for key, state in self.programs.items()]
         facts += [("enrolment", key, *state) for key, state in self.enrolments.items()]
         facts += [("sponsor", key, *state) for key, state in self.sponsors.items()]
-        facts += [
-            ("hold", key, hold.payer, hold.payee, int(hold.phase), hold.paid, hold.request)
-            for key, hold in self.holds.items()
-        ]
+        facts += [("hold", key, *hold[:5], int(hold.phase), *hold[6:]) for key, hold in self.holds.items()]
         facts += [("allowance", *key, amount) for key, amount in self.allowances.items()]
         facts += [("backing", *key, amount) for key, amount in self.backing.items()]
         facts += [("cap", *key, amount) for key, amount in self.caps.items()]
@@ -484,10 +488,12 @@ class Ledger:
             facts += [("suspension", account, *item) for item in suspensions.items()]
         facts += [("key", *item) for item in self.keys.items()]
         facts += [("tag", *item) for item in self.tags.items()]
-        for scope, waiting in self._waiting.items():
-            facts += [("waiting", scope, sequence, record.id) for sequence, record in waiting.items()]
-        return sorted(compute_leaf(Tag.STATE_LEAF, encode(fact)) for fact in facts)
+        for waiting in self._waiting.values():
+            # Without the signatures: they are no part of the id, and who came first with which is chance.
+            signed = [(record.encoded, record.signature_tail, len(record.signatures)) for record in waiting.values()]
+            facts += [("waiting", encoded.removesuffix(tail), count) for encoded, tail, count in signed]
+        return list(map(encode, facts))
 
     def compute_state_root(self) -> bytes:
         """The hash of the whole state: equal exactly when two replicas agree on everything."""
-        return compute_root(self.compute_state_leaves())
+        return compute_set_root(Tag.STATE_LEAF, self.compute_facts())

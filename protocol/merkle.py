@@ -6,7 +6,7 @@ root, so the shape of a path is fixed by (position, count) and no path serves fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 from protocol.errors import InvalidInput
@@ -34,6 +34,11 @@ def compute_root(leaves: Sequence[bytes]) -> bytes:
     while len(level) > 1:
         level = _next_level(level)
     return level[0] if level else EMPTY_ROOT
+
+
+def compute_set_root(tag: Tag, contents: Iterable[bytes]) -> bytes:
+    """The root over a set: the leaves of its items in ascending order, so that each set has one root."""
+    return compute_root(sorted(compute_leaf(tag, content) for content in contents))
 
 
 def compute_levels(leaves: Sequence[bytes]) -> list[Sequence[bytes]]:

@@ -37,6 +37,7 @@ _PULL_SHAPE = items(
     list_of(items(_MEMBER, uint(), list_of(items(uint(), binary(ID_BYTES)), LOCATORS_PER_LOG_MAX)), LOGS_MAX, 1),
 )
 _FRONTIER_SHAPE = list_of(_PLACE, FRONTIER_HEADS_MAX)
+_WANTED_SHAPE = items(list_of(binary(ID_BYTES), PIECE_BATCHES_MAX, 1))
 _PIECE_SHAPE = items(uint(1), list_of(binary_up_to(BATCH_BYTES_MAX, 1), PIECE_BATCHES_MAX))
 
 
@@ -112,6 +113,16 @@ def decode_frontier(encoded: bytes) -> tuple[Place, ...]:
     return tuple(Place._make(place) for place in raw)
 
 
+def encode_wanted(batches: Iterable[bytes]) -> bytes:
+    """ "Send these batches, in this order; leave out what you don't have." """
+    return encode((tuple(batches),))
+
+
+def decode_wanted(encoded: bytes) -> tuple[bytes, ...]:
+    """Raises: InvalidInput."""
+    return tuple(decode(_WANTED_SHAPE, encoded, _REQUEST_BYTES_MAX)[0])
+
+
 def encode_piece(piece: Piece) -> bytes:
     """The answer to a pull."""
     return encode(tuple(piece))
@@ -151,7 +162,8 @@ def compute_locators(
 
 
 def compute_missing(replica: Replica, locators: Iterable[LogLocator]) -> list[bytes]:
-    """Ids of the batches that come after what the locators name, parents first."""
+    """Ids of the batches that come after what the locators name, parents first; without those before the checkpoint
+    with which this ledger begins, which are not here."""
     missing: list[bytes] = []
     for member, version, known in locators:
         log = replica.get_log((member, version))
@@ -166,4 +178,5 @@ def compute_missing(replica: Replica, locators: Iterable[LogLocator]) -> list[by
             for index in sorted(log, reverse=True):
                 has.update(replica.entries[b].parents[0] for b in log[index] if b in has and index)
             missing.extend(batch for ids in log.values() for batch in ids if batch not in has)
-    return sorted(missing, key=lambda batch: replica.entries[batch].number)
+    here = [batch for batch in missing if replica.entries[batch].number >= replica.named_count]
+    return sorted(here, key=lambda batch: replica.entries[batch].number)

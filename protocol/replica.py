@@ -19,7 +19,7 @@ from protocol.equivocation import ForkEvidence, build_fork_evidence
 from protocol.finality import CommitStatement, Tally, full_mask, iterate_positions
 from protocol.identifiers import Tag
 from protocol.ledger import Ledger
-from protocol.merkle import compute_leaf, compute_root
+from protocol.merkle import compute_set_root
 from protocol.records import Record, decode_record
 from protocol.statements import (
     Adopt,
@@ -35,7 +35,6 @@ from protocol.statements import (
     VoteBatch,
     decode_slot_proposal,
     decode_unlock_request,
-    encode_signed,
     get_proven_record,
 )
 
@@ -45,14 +44,14 @@ LogName = tuple[int, int]
 Ballot = tuple[Round, bytes, int]
 """Votes that add up: the round, batch and position of the owner's proposal; none and 0 at attempt 0."""
 
-FetchBatch = Callable[[bytes], Batch]
-"""Reads an admitted batch from the store by its id."""
+FetchBatch = Callable[[bytes], Batch | None]
+"""Reads an admitted batch from the store by its id; None when it lies before the snapshot and is not here."""
 
 
 class Introduction:
     """The records that one batch brought into the ledger, and what members said of them."""
 
-    __slots__ = ("aliases", "batch", "commit_statements", "commits", "final", "ids", "records", "votes")
+    __slots__ = ("aliases", "batch", "commit_statements", "commits", "final", "ids", "records", "repeats", "votes")
 
     def __init__(self, batch: bytes, records: Sequence[Record]) -> None:
         self.batch = batch
@@ -66,6 +65,28 @@ class Introduction:
         """Positions that are final."""
         self.aliases: dict[int, tuple[Introduction, int]] = {}
         """Positions whose record another batch introduced here before: all weight is counted there."""
+        self.repeats: dict[int, Record] = {}
+        """Of these, the records as this batch spells them, until they are decided: signatures are no part of an id."""
+
+    @property
+    def open_records(self) -> dict[int, Record]:
+        """Position -> record as this batch spells it, of those whose slots are open."""
+        return self.records | self.repeats
+
+    def compute_facts(self) -> list[tuple[object, ...]]:
+        """Where open records stand, and what members said of those that are counted here."""
+        count = len(self.ids)
+        facts: list[tuple[object, ...]] = [
+            ("open", self.batch, position, count, record.encoded) for position, record in self.open_records.items()
+        ]
+        for position, record in self.records.items():
+            for (vote_round, *proposal), tally in self.votes.items():
+                if members := tally.list_members(position):
+                    facts.append(("votes", record.id, *vote_round, *proposal, members))
+            for commit_round, tally in self.commits.items():
+                if members := tally.list_members(position):
+                    facts.append(("commits", record.id, *commit_round, members))
+        return facts
 
 
 def get_log_name(header: Header) -> LogName:
@@ -132,6 +153,10 @@ class Replica:
         """Slots in which a record became final after another one: more was faulty than the quorum tolerates."""
         self._losers: dict[bytes, Record] = {}
         """Records whose slot went to another one."""
+        self.named_count = 0
+        """Batches that a snapshot named: those with lower numbers are known by their places alone."""
+        self._sequences_before: dict[bytes, int] = {}
+        """Scope -> its first slot that was open in the snapshot."""
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -177,6 +202,19 @@ class Replica:
     def get_open_introductions(self) -> list[Introduction]:
         """The introductions that hold a record which is not final."""
         return list(self._open.values())
+
+    @property
+    def forked_members(self) -> frozenset[int]:
+        """Members that forked a log of theirs; of each whose batches are here, `forks` holds the proof."""
+        return frozenset(member for member, _ in self.forked_logs)
+
+    def has_adopted(self, member: int, version: int) -> bool:
+        """True when the member has left the charter version before this one."""
+        return any(adopt.charter_version == version and member in them for adopt, them in self._adopters.items())
+
+    def was_decided_before(self, scope: bytes, sequence: int) -> bool:
+        """True when the snapshot tells that a record became final there, and perhaps not which."""
+        return sequence < self._sequences_before.get(scope, 0)
 
     def is_final(self, record_id: bytes) -> bool:
         """True when commits of a quorum in one round stand behind the record."""
@@ -262,8 +300,8 @@ class Replica:
         heads.add(batch.id)
         if len(siblings) > 1:
             self.forked_logs.add(log)
-            if header.member not in self.forks:
-                self.forks[header.member] = build_fork_evidence(fetch(siblings[0]), batch)
+            if header.member not in self.forks and (other := fetch(siblings[0])) is not None:
+                self.forks[header.member] = build_fork_evidence(other, batch)
                 return self.forks[header.member]
         return None
 
@@ -274,7 +312,7 @@ class Replica:
         self._introductions[batch.id] = introduction
         for position, record in enumerate(batch.records):
             self._place(introduction, position, record)
-        if introduction.records:
+        if introduction.records or introduction.repeats:
             self._open[batch.id] = introduction
         return introduction
 
@@ -285,6 +323,8 @@ class Replica:
         if located is not place:
             introduction.aliases[position] = located
             del introduction.records[position]
+            if located[1] in located[0].records:
+                introduction.repeats[position] = record
             self._repeated.setdefault(record.id, []).append(place)
         elif self.ledger.is_decided(record.scope, record.sequence):
             self._losers[record.id] = introduction.records.pop(position)
@@ -298,17 +338,24 @@ class Replica:
         """The record is final: its rivals never will be, and nobody need unlock its slot."""
         slot = (record.scope, record.sequence)
         self._claimed.pop(slot, None)
+        self._close_repeats(record.id)
         for introduction, position in self._rivals.pop(slot, ()):
             rival = introduction.records.pop(position, None)
             if rival is not None:
                 self._losers[rival.id] = rival
+                self._close_repeats(rival.id)
                 self._close_if_done(introduction)
         contest = self.contests.pop(slot, None)
         for place in contest.requests if contest else ():
             del self._requests[place]
 
+    def _close_repeats(self, record_id: bytes) -> None:
+        for introduction, position in self._repeated.get(record_id, ()):
+            introduction.repeats.pop(position, None)
+            self._close_if_done(introduction)
+
     def _close_if_done(self, introduction: Introduction) -> None:
-        if not introduction.records:
+        if not (introduction.records or introduction.repeats):
             self._open.pop(introduction.batch, None)
 
     def _count(
@@ -412,7 +459,9 @@ class Replica:
             record = counted.records.pop(position, None)
             if record is None:
                 loser = self._losers[counted.ids[position]]
-                self.double_finals.setdefault((loser.scope, loser.sequence), set()).add(loser.id)
+                # In a slot decided before the snapshot it may well be the record that was final there.
+                if not self.was_decided_before(loser.scope, loser.sequence):
+                    self.double_finals.setdefault((loser.scope, loser.sequence), set()).add(loser.id)
                 continue
             self.final_count += 1
             self._decide(record)
@@ -433,36 +482,19 @@ class Replica:
 
     # -- comparing ----------------------------------------------------------------------------------------------
 
-    def compute_state_root(self) -> bytes:
-        """The hash of the whole state: the ledger, and what was said about every record that is not final."""
-        leaves = self.ledger.compute_state_leaves()
+    def compute_facts(self) -> list[bytes]:
+        """The whole state, from which `snapshot.py` makes a replica again: the ledger, the places of all batches, and
+        what was said about records that are not final. A function of the set alone (spec 6.5)."""
+        facts: list[tuple[object, ...]] = [("finals", self.final_count)]
+        for batch, entry in self.entries.items():
+            facts.append(("batch", *entry.log, entry.index, batch, entry.parents[0] if entry.index else b""))
+        facts += [("adopter", *adopt, member) for adopt, members in self._adopters.items() for member in members]
         for introduction in self._open.values():
-            for position in introduction.records:
-                leaves += _open_leaves(introduction, position)
-        for contest in self.contests.values():
-            leaves += _contest_leaves(contest)
-        return compute_root(sorted(leaves))
+            facts += introduction.compute_facts()
+        for slot, contest in self.contests.items():
+            facts += contest.compute_facts(slot)
+        return [*self.ledger.compute_facts(), *map(encode, facts)]
 
-
-def _contest_leaves(contest: Contest) -> list[bytes]:
-    facts: list[tuple[object, ...]] = [("unlock", *place, encode_signed(it)) for place, it in contest.requests.items()]
-    facts += [("proposal", *place, encode_signed(it)) for place, it in contest.proposals.items()]
-    for promised, given in contest.promises.items():
-        for batch, (member, report) in given.items():
-            reported = (*report.round, report.record) if report else ()
-            facts.append(("promise", batch, *promised, member, reported))
-    return [compute_leaf(Tag.STATE_LEAF, encode(fact)) for fact in facts]
-
-
-def _open_leaves(introduction: Introduction, position: int) -> list[bytes]:
-    record_id = introduction.ids[position]
-    facts: list[tuple[object, ...]] = [("open", record_id)]
-    for (vote_round, *proposal), tally in introduction.votes.items():
-        members = tuple(sorted(m for m, mask in tally.masks.items() if mask >> position & 1))
-        if members:
-            facts.append(("votes", record_id, *vote_round, *proposal, members))
-    for commit_round, tally in introduction.commits.items():
-        members = tuple(sorted(m for m, mask in tally.masks.items() if mask >> position & 1))
-        if members:
-            facts.append(("commits", record_id, *commit_round, members))
-    return [compute_leaf(Tag.STATE_LEAF, encode(fact)) for fact in facts]
+    def compute_state_root(self) -> bytes:
+        """The hash of the whole state."""
+        return compute_set_root(Tag.STATE_LEAF, self.compute_facts())

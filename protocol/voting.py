@@ -20,6 +20,7 @@ All of it follows from the member's own log: after a restart, `handle_admission`
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 from protocol.attempts import (
@@ -94,6 +95,36 @@ class Voter:
         self._references: Counter[tuple[bytes, type]] = Counter()
         self._first_round = Round(self.version, 0)
         self._spoken = b""
+        self._recall_own_statements()
+
+    def _recall_own_statements(self) -> None:
+        """What the member said before the snapshot from which its replica was made: all of it that still matters is
+        about open slots, and stands in the replica (spec 10.6)."""
+        self.has_adopted = self.replica.has_adopted(self.member, self.version + 1)
+        self._bound = self._find_bound()
+        for introduction in self.replica.get_open_introductions():
+            for kind in (VoteBatch, CommitBatch):
+                self._references[introduction.batch, kind] = BATCH_REFERENCES_MAX
+            for (said_round, *_), tally in introduction.votes.items():
+                self._recall_own(introduction, tally.masks.get(self.member, 0), said_round, apply_vote)
+            for said_round, tally in introduction.commits.items():
+                self._recall_own(introduction, tally.masks.get(self.member, 0), said_round, apply_commit)
+        for slot, contest in self.replica.contests.items():
+            for promised, given in contest.promises.items():
+                if any(promise.member == self.member for promise in given.values()):
+                    self._memories[slot] = apply_promise(self._recall(slot), promised)
+        for introduction in self.replica.get_open_introductions():
+            for (certified_round, *_), tally in introduction.votes.items():
+                self._decide_commits(introduction, tally.reached, certified_round)
+
+    def _recall_own(
+        self, introduction: Introduction, mask: int, said: Round, apply: Callable[[SlotMemory, Claim], SlotMemory]
+    ) -> None:
+        for position in iterate_positions(mask):
+            record = introduction.records.get(position)
+            if record is not None:
+                slot = (record.scope, record.sequence)
+                self._memories[slot] = apply(self._recall(slot), Claim(said, record.id))
 
     # -- what happened ------------------------------------------------------------------------------------------
 
@@ -125,13 +156,17 @@ class Voter:
         self.version = version
         self._first_round = Round(version, 0)
         self.has_adopted = False
-        self._bound = {}
-        for slot, claims in self.replica.find_certificates().items():
-            bound = compute_bound(claim for claim in claims if claim.round.version < version)
-            if bound is not None:
-                self._bound[slot] = bound
+        self._bound = self._find_bound()
         for undecided in (self._votes, self._commits, self._late, self._promises):
             undecided.clear()
+
+    def _find_bound(self) -> dict[Slot, Claim]:
+        found: dict[Slot, Claim] = {}
+        for slot, claims in self.replica.find_certificates().items():
+            bound = compute_bound(claim for claim in claims if claim.round.version < self.version)
+            if bound is not None:
+                found[slot] = bound
+        return found
 
     @property
     def is_speaking(self) -> bool:

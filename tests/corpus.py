@@ -238,5 +238,7 @@ def make_seeds() -> dict[str, Sequence[bytes]]:
         "script": [conversation.Script("pip list", "python run.py", (("A", "1"), ("B", ""))).encode()],
         "sync_request": _make_sync_requests(replica),
         "frontier": [messages.encode_frontier(()), messages.encode_frontier(messages.get_heads(replica))],
+        "wanted": [messages.encode_wanted([batch.id for batch in batches])],
+        "fact": replica.compute_facts()[::7],
         "piece": [messages.encode_piece(messages.Piece(1, encoded)), messages.encode_piece(messages.Piece(0, ()))],
     }

@@ -14,7 +14,7 @@ from protocol.errors import Rejected
 from protocol.finality import full_mask
 from protocol.receipts import ProvableBatch, build_receipt
 from protocol.records import Record, has_valid_signatures
-from protocol.replica import Admission, Replica
+from protocol.replica import Admission, FetchBatch, Replica
 from protocol.statements import (
     Proposal,
     SlotProposal,
@@ -37,6 +37,7 @@ class Gathering:
         self.batches: dict[bytes, Batch] = {}
         """Admitted, in the order of admission."""
         self.parked: dict[bytes, Batch] = {}
+        self.fetch: FetchBatch = self.batches.get
 
     def receive(self, batch: Batch) -> list[Admission]:
         """Take in a batch, and all that waited for it."""
@@ -64,7 +65,7 @@ class Gathering:
     def _admit(self, batch: Batch) -> Admission:
         assert self.replica.is_linked(batch, {})
         self.batches[batch.id] = batch
-        admission = self.replica.admit(batch, self.batches.__getitem__)
+        admission = self.replica.admit(batch, self.fetch)
         assert admission is not None
         return admission
 
@@ -231,4 +232,6 @@ def make_prefix(federation: Federation, people_count: int = 2) -> tuple[Batch, .
 
 def build_gathered_receipt(gathering: Gathering, record: Record) -> bytes:
     """The receipt of a final record, from the batches of one gathering."""
-    return build_receipt(gathering.replica, record.id, lambda batch_id: ProvableBatch(gathering.batches[batch_id]))
+    receipt = build_receipt(gathering.replica, record.id, lambda batch_id: ProvableBatch(gathering.batches[batch_id]))
+    assert receipt is not None
+    return receipt

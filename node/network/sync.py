@@ -63,7 +63,7 @@ class Synchronizer:
         self,
         replica: Replica,
         transport: Transport,
-        read_batch: Callable[[bytes], bytes],
+        read_batch: Callable[[bytes], bytes | None],
         ingest: Ingest,
         list_ignored_logs: Callable[[], Collection[int]] = frozenset,
     ) -> None:
@@ -176,6 +176,8 @@ class Synchronizer:
         size = 0
         for batch_id in compute_missing(self._replica, locators):
             encoded = self._read_batch(batch_id)
+            if encoded is None:
+                continue
             if batches and (size + len(encoded) > SYNC_BYTES_MAX or len(batches) == PIECE_BATCHES_MAX):
                 return Piece(1, tuple(batches))
             batches.append(encoded)

@@ -41,5 +41,8 @@ WAL_PAGES_MAX = 4000
 CHUNK_BATCHES_MAX = 64
 """Read at once while the log is replayed: at 256 kB a batch, 16 MB of memory at the most."""
 
+FACTS_PER_READ = 1024
+"""Facts read at once at the start: 0.1 MB in practice."""
+
 assert MAILBOX_BYTES_MAX * 16 <= POST_BYTES_MAX
 assert BUDGET_REQUEST_BYTES_MAX * BUDGET_REQUESTS_OPEN_MAX <= 16 * 1024 * 1024

@@ -56,6 +56,10 @@ STEPS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (kind, name)
         ) WITHOUT ROWID""",
     ),
+    (
+        "CREATE TABLE fact (number INTEGER NOT NULL PRIMARY KEY, encoded BLOB NOT NULL)",
+        "CREATE TABLE receipt (record BLOB NOT NULL PRIMARY KEY, encoded BLOB NOT NULL)",
+    ),
 )
 
 

@@ -11,7 +11,7 @@ Everything else happens rarely and is left to peewee whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum, unique
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -22,6 +22,7 @@ from node.storage.database import MEMORY, Database, open_database
 from node.storage.limits import (
     BUDGET_REQUESTS_OPEN_MAX,
     CHUNK_BATCHES_MAX,
+    FACTS_PER_READ,
     MAILBOX_BYTES_MAX,
     MAILBOX_MESSAGES_MAX,
     MESSAGE_SECONDS_MAX,
@@ -36,7 +37,13 @@ from node.storage.tables import Batch, BudgetRequest, Mark, Message, Offer
 from protocol.quotes import OFFER_BYTES_MAX
 
 _APPEND = Batch.insert(id=b"", encoded=b"").on_conflict(conflict_target=[Batch.id], action="NOTHING").sql()[0]
-_READ = Batch.select(Batch.encoded).where(Batch.number >= 0).order_by(Batch.number).limit(1).sql()[0]
+_READ = (
+    Batch.select(Batch.number, Batch.id, Batch.encoded)
+    .where(Batch.number >= 0)
+    .order_by(Batch.number)
+    .limit(1)
+    .sql()[0]
+)
 
 
 @unique
@@ -125,10 +132,9 @@ class Store:
             connection.executemany(_APPEND, batches)
 
     def count_batches(self) -> int:
-        """How many batches there are; also the number of the last one."""
+        """How many batches are here."""
         with self._database.reading() as reading:
-            # Numbers have no gaps and no batch is ever deleted, so the largest is the count.
-            return int(run_sql(reading, "SELECT coalesce(max(number), 0) FROM batch")[0][0])
+            return int(run_sql(reading, "SELECT count(*) FROM batch")[0][0])
 
     def get_batch(self, batch_id: bytes) -> bytes | None:
         """The bytes of one batch."""
@@ -136,17 +142,65 @@ class Store:
             rows = run_sql(reading, "SELECT encoded FROM batch WHERE id = ?", (batch_id,))
         return rows[0][0] if rows else None
 
-    def get_batches(self, first_number: int, limit: int) -> list[bytes]:
-        """Up to `limit` batches in order of admission; the first one has `first_number` (they count from 1)."""
+    def get_batches(self, first_number: int, limit: int) -> list[tuple[int, bytes, bytes]]:
+        """Up to `limit` (number, id, batch) in order of admission, from `first_number` on (they count from 1)."""
         with self._database.reading() as reading:
-            return [encoded for (encoded,) in run_sql(reading, _READ, (first_number, limit))]
+            return run_sql(reading, _READ, (first_number, limit))
 
     def iterate_batches(self) -> Iterator[bytes]:
         """All batches in order of admission, a bounded piece in memory. Batches may be appended meanwhile."""
-        number = 1
-        while piece := self.get_batches(number, CHUNK_BATCHES_MAX):
-            yield from piece
-            number += len(piece)
+        number = 0
+        while piece := self.get_batches(number + 1, CHUNK_BATCHES_MAX):
+            yield from [encoded for _, _, encoded in piece]
+            number = piece[-1][0]
+
+    # Where the ledger begins, when not at the genesis charter.
+
+    def begin_with(
+        self, facts: Iterable[bytes], receipts: Iterable[tuple[bytes, bytes]] = (), archived: Iterable[bytes] = ()
+    ) -> None:
+        """The ledger begins with these facts from now on, these (record, receipt) of amendments are kept, and these
+        batches go; all or nothing, on disk on return.
+
+        The caller keeps the archived batches elsewhere, and has checked that a quorum certified the facts.
+        """
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM fact")
+            connection.executemany("INSERT INTO fact (encoded) VALUES (?)", ((fact,) for fact in facts))
+            connection.executemany("INSERT OR REPLACE INTO receipt (record, encoded) VALUES (?, ?)", receipts)
+            connection.executemany("DELETE FROM batch WHERE id = ?", ((batch,) for batch in archived))
+
+    def get_receipt(self, record_id: bytes) -> bytes | None:
+        """The receipt of an amendment that was kept when the ledger's beginning moved."""
+        with self._database.reading() as reading:
+            rows = run_sql(reading, "SELECT encoded FROM receipt WHERE record = ?", (record_id,))
+        return bytes(rows[0][0]) if rows else None
+
+    def compact(self) -> None:
+        """Give the space of what is gone back to the disk; the file is written anew."""
+        with self._database.reading() as reading:
+            run_sql(reading, "VACUUM")
+
+    def iterate_facts(self) -> Iterator[bytes]:
+        """The facts with which the ledger begins; none when it begins at the genesis charter."""
+        number = 0
+        while True:
+            with self._database.reading() as reading:
+                piece = run_sql(
+                    reading,
+                    "SELECT number, encoded FROM fact WHERE number > ? ORDER BY number LIMIT ?",
+                    (number, FACTS_PER_READ),
+                )
+            if not piece:
+                return
+            yield from [bytes(encoded) for _, encoded in piece]
+            number = piece[-1][0]
+
+    @property
+    def begins_late(self) -> bool:
+        """True when the ledger begins with a checkpoint here, so that earlier batches are known by name only."""
+        with self._database.reading() as reading:
+            return bool(run_sql(reading, "SELECT 1 FROM fact LIMIT 1"))
 
     # Marks of this node.
 

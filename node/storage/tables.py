@@ -31,7 +31,7 @@ class Ledger(Row):
 
 
 class Batch(Row):
-    """All admitted batches. `number` counts them from 1 in the order of admission, without gaps."""
+    """All admitted batches. `number` counts them from 1 in the order of admission; what is archived leaves a gap."""
 
     number = peewee.IntegerField(primary_key=True)
     id = peewee.BlobField(unique=True)
@@ -39,6 +39,26 @@ class Batch(Row):
 
     class Meta:
         table_name = "batch"
+
+
+class Fact(Row):
+    """Where this ledger begins, when not at the genesis charter: the facts of a certified checkpoint (spec 10.6)."""
+
+    number = peewee.IntegerField(primary_key=True)
+    encoded = peewee.BlobField()
+
+    class Meta:
+        table_name = "fact"
+
+
+class Receipt(Row):
+    """Receipts of finality of amendments: they prove the charter also where the batches before are not here."""
+
+    record = peewee.BlobField(primary_key=True)
+    encoded = peewee.BlobField()
+
+    class Meta:
+        table_name = "receipt"
 
 
 class BudgetRequest(Row):
@@ -93,4 +113,4 @@ class Mark(Row):
         primary_key = peewee.CompositeKey("kind", "name")
 
 
-TABLES: tuple[type[Row], ...] = (Ledger, Batch, BudgetRequest, Offer, Message, Mark)
+TABLES: tuple[type[Row], ...] = (Ledger, Batch, BudgetRequest, Offer, Message, Mark, Fact, Receipt)

@@ -204,12 +204,21 @@ def _iterate_address(text: str, with_qr: bool) -> Iterator[str]:
 @group.command()
 @home_option
 @node_option
+@click.option("--verify", is_flag=True, help="Prove what you held at the federation's last certified checkpoint.")
 @json_option
-def balance(home: Path, node_url: str | None, as_json: bool) -> None:
-    """Show your credits: of which program, and until when. Asks for no passphrase."""
+def balance(home: Path, node_url: str | None, verify: bool, as_json: bool) -> None:
+    """Show your credits: of which program, and until when. Asks for no passphrase.
+
+    With --verify the wallet trusts no node: members of a quorum certified the state in which your balance stands.
+    """
     from node.wallet.wallet import Wallet
 
     with Wallet.open(home, node_url) as wallet:
+        if verify:
+            from node.wallet.proved_balance import show_proved_balance
+
+            show_proved_balance(wallet, as_json)
+            return
         account = wallet.client.get_account(wallet.address)
         lots = sorted(account.lots, key=lambda lot: (lot.expiry_epoch == 0, lot.expiry_epoch, lot.program_name))
         document: dict[str, Any] = {

@@ -6,10 +6,13 @@ So a node that lies can keep silent or be slow; it can't make a wallet say "fina
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from protocol.charter import Charters
+from protocol.checkpoints import VerifiedCheckpoint, read_balance, verify_checkpoint, verify_facts
 from protocol.errors import InvalidInput
 from protocol.receipts import VerifiedReceipt, verify_receipt
-from protocol.records import decode_record
+from protocol.records import Lot, decode_record
 
 
 def verify_final(charters: Charters, receipt: bytes, record_bytes: bytes) -> VerifiedReceipt:
@@ -24,3 +27,22 @@ def verify_final(charters: Charters, receipt: bytes, record_bytes: bytes) -> Ver
     if verified.record.id != decode_record(charters[0].federation, record_bytes).id:
         raise InvalidInput("the receipt is for another record than the one that this wallet signed")
     return verified
+
+
+class ProvedBalance(NamedTuple):
+    """What an account held when a quorum certified the state."""
+
+    checkpoint: VerifiedCheckpoint
+    lots: dict[Lot, int]
+
+
+def verify_balance(charters: Charters, checkpoint: bytes, facts: bytes, account: bytes) -> ProvedBalance:
+    """The whole balance of an account at a checkpoint. Needs no network.
+
+    Raises: InvalidInput when the checkpoint is not certified, or the facts don't stand in it or don't tell all. That an
+    account has no balance can't be proved: empty facts are no proof either.
+    """
+    verified = verify_checkpoint(charters, checkpoint)
+    if not facts:
+        raise InvalidInput("the checkpoint tells nothing of this account")
+    return ProvedBalance(verified, read_balance(account, verify_facts(verified.root, facts)))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from node import api
 from node.addresses import Kind as AddressKind
 from node.addresses import encode_address
+from node.errors import UserError
 from node.member import LedgerMember
 from node.network.peer_ids import compute_peer_id
 from node.storage.store import MarkKind
@@ -41,7 +42,7 @@ class CharterViews:
                     address=encode_address(AddressKind.ACCOUNT, charter.get_member_account(member.number)),
                     weight=member.weight,
                     peer_id=compute_peer_id(member.peer_key),
-                    is_forked=member.number in self._replica.forks,
+                    is_forked=member.number in self._replica.forked_members,
                 )
                 for member in charter.fields.members
             ],
@@ -60,7 +61,8 @@ class CharterViews:
         found: list[api.Amendment] = []
         while record_id:
             record = self._member.get_record(record_id)
-            assert record is not None, "what has applied stands in a batch"
+            if record is None:
+                raise UserError("this node does not have every amendment of the charter: ask another one")
             version = record.sequence + 1
             since = moments.get(version.to_bytes(8, "big")) if version <= self._replica.version else None
             name = encode_address(AddressKind.RECORD, record_id)
@@ -71,7 +73,8 @@ class CharterViews:
     def _get_receipt(self, record_id: bytes) -> bytes:
         if record_id not in self._receipts:
             receipt = self._member.build_receipt(record_id)
-            assert receipt is not None, "what has applied is final"
+            if receipt is None:  # it was open at the checkpoint with which this ledger begins
+                raise UserError("this node can't prove how the charter was changed: ask another one")
             self._receipts[record_id] = receipt
         return self._receipts[record_id]
 

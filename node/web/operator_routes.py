@@ -60,6 +60,20 @@ async def sponsor(services: Services, data: JSONBody[api.SponsorOrder], dry_run:
     return await _get_operator(services).sponsor(data, dry_run=dry_run)
 
 
+@post("/operator/checkpoint", tags=["operator"], status_code=202)
+async def pick_checkpoint(services: Services) -> None:
+    """Ask the members to certify the state that this node's last batch rests on."""
+    services.member.checkpoints.pick()
+
+
+@post("/operator/archive", tags=["operator"], status_code=200)
+async def fetch_archive(services: Services) -> api.FetchedArchive:
+    """Fetch back what lies before the checkpoint with which this node's ledger begins."""
+    if services.fetch_archive is None:
+        raise UserError("this node has no network")
+    return await services.fetch_archive()
+
+
 @get("/operator/vote-cards", tags=["operator"])
 async def collect_vote_cards(services: Services) -> list[api.VoteCard]:
     """The vote keys for the next charter version, of this member and all that answer it."""
@@ -87,6 +101,8 @@ async def unlock_amendment(services: Services, record_id: FromPath[str], dry_run
 
 
 OPERATOR_ROUTES = (
+    pick_checkpoint,
+    fetch_archive,
     create_program,
     list_budget_requests,
     approve_budget_request,

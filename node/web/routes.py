@@ -23,6 +23,7 @@ from node.addresses import Kind as AddressKind
 from node.addresses import decode_address
 from node.errors import UserError
 from node.storage.store import StoredRequest
+from node.web.checkpoints import build_account_proof, build_checkpoint, find_snapshot
 from node.web.exchange import BLOB_SECONDS_MAX, OctetsOperation, iterate_body, read_body, wait_for
 from node.web.problems import AnyRequest, NotFound
 from node.web.services import WebServices
@@ -97,6 +98,27 @@ async def get_evidence(services: Services) -> list[api.Evidence]:
 async def get_charter(services: Services) -> api.Charter:
     """The federation's constitution, with what proves each change of it, and what is proposed."""
     return services.charter_views.build_charter(services.views.epoch, services.list_addresses())
+
+
+@get("/checkpoint", tags=["ledger"])
+async def get_checkpoint(services: Services) -> api.Checkpoint:
+    """The last certified state: whoever trusts the charter checks it alone."""
+    return build_checkpoint(services.member)
+
+
+@get("/checkpoint/facts", tags=["ledger"], media_type=api.OCTETS)
+async def get_checkpoint_facts(services: Services) -> Stream:
+    """The whole certified state, with its proof first: a new node begins with it."""
+    path = find_snapshot(services.member).path
+    return Stream(_Pieces(path), media_type=api.OCTETS, headers={"Content-Length": str(path.stat().st_size)})
+
+
+@get("/accounts/{address:str}/proof", tags=["ledger"])
+async def get_account_proof(services: Services, address: Address) -> api.AccountProof:
+    """Proof of what the account held at the last certified checkpoint."""
+    account = decode_path(AddressKind.ACCOUNT, address)
+    async with services.proving:
+        return await trio.to_thread.run_sync(build_account_proof, find_snapshot(services.member), account)
 
 
 @get("/accounts/{address:str}", tags=["ledger"])
@@ -339,7 +361,10 @@ PUBLIC_ROUTES = (
     get_status,
     get_evidence,
     get_charter,
+    get_checkpoint,
+    get_checkpoint_facts,
     get_account,
+    get_account_proof,
     get_account_records,
     get_slot,
     get_record,

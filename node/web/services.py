@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
@@ -71,6 +71,8 @@ class WebServices:
     """Member -> network address of its node, as far as known."""
     on_offer: list[Callable[[bytes], None]] = field(default_factory=list)
     """Called with each new offer, to hand it on to other nodes."""
+    fetch_archive: Callable[[], Awaitable[api.FetchedArchive]] | None = None
+    """Bring old batches back from other members."""
     clock: Callable[[], float] = time.time
     closing: trio.Event = field(default_factory=trio.Event)
     """Set when the node stops; long polls end then."""
@@ -78,6 +80,7 @@ class WebServices:
 
     def __post_init__(self) -> None:
         """Make what stands on the parts."""
+        self.proving = trio.CapacityLimiter(1)
         self.mailboxes = Mailboxes(self.store, self.clock)
         self.views = LedgerViews(self.member, self.clock)
         self.charter_views = CharterViews(self.member)

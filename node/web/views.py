@@ -116,7 +116,7 @@ class LedgerViews:
             state_root=digests.state_root,
             frontier=digests.frontier,
             peers=list(peers),
-            forked_members=sorted(replica.forks),
+            forked_members=sorted(replica.forked_members),
             charter_version=replica.version,
             notice=member.signing.find_obstacle() or "",
             bytes_received=bytes_received,

@@ -48,7 +48,10 @@ def _public(key: Ed25519PrivateKey) -> bytes:
 class Cast:
     """Members and people with their keys, and how far each person's account has come."""
 
-    def __init__(self, member_count: int, people: int, log_bytes_per_second: int = 2**30) -> None:
+    def __init__(
+        self, member_count: int, people: int, log_bytes_per_second: int = 2**30, genesis_seconds: int | None = None
+    ) -> None:
+        """Epoch 1 starts at `genesis_seconds`, or now."""
         self.member_keys: dict[int, Ed25519PrivateKey] = {}
         self.vote_keys: dict[int, Ed25519PrivateKey] = {}
         """Those of the genesis charter, or of the version with which a member joined."""
@@ -58,7 +61,17 @@ class Cast:
         members = tuple(self.make_member(number) for number in range(1, member_count + 1))
         policy = Policy(bytes(32), 60, 3600, 0, 50, log_bytes_per_second)
         fields = CharterFields(
-            0, b"", "benchmark", bytes(16), int(time.time()), EPOCH_SECONDS, 0, 0, members, (), policy
+            0,
+            b"",
+            "benchmark",
+            bytes(16),
+            genesis_seconds or int(time.time()),
+            EPOCH_SECONDS,
+            0,
+            0,
+            members,
+            (),
+            policy,
         )
         charter = Charter(fields)
         signatures = {number: key.sign(charter.id) for number, key in self.member_keys.items()}

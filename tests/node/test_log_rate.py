@@ -46,7 +46,7 @@ class Watched:
 
     def count_bytes(self, number: int = FLOODER) -> int:
         log = self.member.replica.get_log((number, 0))
-        return sum(len(self.member.archive.read_bytes(batch)) for ids in log.values() for batch in ids)
+        return sum(len(self.member.archive.read_bytes(batch) or b"") for ids in log.values() for batch in ids)
 
     async def take_in(self, batches) -> int:
         return await self.member.ingest([batch.encoded for batch in batches], "peer")

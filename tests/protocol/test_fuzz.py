@@ -13,7 +13,7 @@ import pytest
 from protocol.errors import InvalidInput
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-INPUTS = 46_000
+INPUTS = 48_000
 """Two thousand for each decoder: ten to twenty seconds."""
 
 SHARE_MIN, SHARE_MAX = 0.05, 0.60

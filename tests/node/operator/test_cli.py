@@ -220,3 +220,25 @@ def test_an_institution_gives_its_first_budget(allmende, tmp_path, home):
         assert "is an account" in allmende("program", "grant", first.account, "--home", home, "-y", status=1)
     with run_node(home):
         assert program in allmende("program", "ls", "--home", home)
+
+
+def test_a_ledger_is_certified_pruned_and_audited(allmende, tmp_path, home):
+    federation = found(allmende, tmp_path, home)
+    there = ("--home", home)
+    with run_node(home, "--federation", federation):
+        allmende("program", "create", "Students", "--allowance", 10, "--purpose", "courses", "-y", *there)
+        certified = allmende("node", "checkpoint", "--json", *there)
+        allmende("program", "create", "Staff", "--allowance", 10, "--purpose", "research", "-y", *there)
+        before = allmende("node", "status", "--json", *there)
+    assert certified["snapshot_bytes"] > 0
+    sound = allmende("node", "audit", "--json", *there)
+    assert (sound["checkpoints"], sound["records"], sound["problems"]) == (1, 2, [])
+    assert allmende("node", "prune", "--json", *there)["archived"] > 0
+    with run_node(home):
+        after = allmende("node", "status", "--json", *there)
+        assert (after["state_root"], after["records_final"]) == (before["state_root"], before["records_final"])
+        assert allmende("node", "fetch-archive", "--json", *there) == {"batches": 0, "missing": 0}
+    assert allmende("node", "audit", "--json", *there) == sound
+    (file,) = (home / "archive").iterdir()
+    file.rename(tmp_path / "elsewhere")
+    assert "fetch-archive" in allmende("node", "audit", *there, status=1)

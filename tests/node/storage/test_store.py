@@ -75,8 +75,8 @@ def test_batches_come_back_in_the_order_of_their_admission(store: Store) -> None
     store.append_batches(batches[:150])
     store.append_batches(batches[150:])
     assert list(store.iterate_batches()) == [encoded for _, encoded in batches]
-    assert store.get_batches(3, 2) == [batches[2][1], batches[3][1]]
-    assert store.get_batches(200, 9) == [batches[199][1]]
+    assert store.get_batches(3, 2) == [(3, *batches[2]), (4, *batches[3])]
+    assert store.get_batches(200, 9) == [(200, *batches[199])]
     assert store.get_batch(batches[77][0]) == batches[77][1]
     assert store.get_batch(name(1000)) is None
     assert store.count_batches() == 200

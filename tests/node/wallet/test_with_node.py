@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+import time
 from queue import SimpleQueue
 
 import pytest
@@ -14,6 +15,7 @@ from node.cli import run
 from node.client import NodeClient
 from node.keystore import Key
 from node.member import LedgerMember
+from node.snapshots import SnapshotFolder
 from node.storage.blobs import BlobStore
 from node.storage.store import Store
 from node.vote_keys import VoteKeys
@@ -29,27 +31,51 @@ async def serve(federation, blobs, started):
     member = LedgerMember(
         federation.founded, 1, VoteKeys([Key(federation.vote_key.private_bytes_raw(), "vote")]), store
     )
+    member.checkpoints.folder = SnapshotFolder(blobs.with_name("snapshots"))
     services = WebServices(member, store, BlobStore(blobs), None)
     listeners = await open_public_listeners("127.0.0.1", 0)
     server = HttpServer(make_application(services, with_operator=False), listeners, services.closing)
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(member.speak)
+            nursery.start_soon(member.checkpoints.run)
             (url,) = await nursery.start(server.run)
-            started.put((url, trio.lowlevel.current_trio_token(), scope))
+            started.put((url, trio.lowlevel.current_trio_token(), scope, member))
             await trio.sleep_forever()
     store.close()
 
 
 @pytest.fixture
-def url(federation, tmp_path):
+def running(federation, tmp_path):
+    """(URL, entry to its thread, member)."""
     started: SimpleQueue = SimpleQueue()
     thread = threading.Thread(target=trio.run, args=(serve, federation, tmp_path / "blobs", started), daemon=True)
     thread.start()
-    url, token, scope = started.get(timeout=30)
-    yield url
+    url, token, scope, member = started.get(timeout=30)
+    yield url, token, member
     token.run_sync_soon(scope.cancel)
     thread.join(timeout=30)
+
+
+@pytest.fixture
+def url(running):
+    return running[0]
+
+
+@pytest.fixture
+def certify(running):
+    """Let the only member certify the state, and wait until it has."""
+    url, token, member = running
+
+    def call():
+        token.run_sync_soon(member.checkpoints.pick)
+        with NodeClient(url) as client:
+            deadline = time.monotonic() + 20
+            while client.get_checkpoint() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+
+    return call
 
 
 @pytest.fixture
@@ -104,6 +130,25 @@ def test_from_the_first_word_to_a_payment_that_anybody_can_check(
     ask("receipt", "get", paid["record"], "--out", str(out))
     proven = ask("receipt", "verify", str(out), "--charter", str(founding_file))
     assert (proven["record"]["from"], proven["record"]["memo"]) == (address, "thank you")
+
+
+def test_a_balance_is_proved_once_the_state_is_certified(ask, federation, make_final, url, tmp_path, certify, capsys):
+    ask("wallet", "init", "--no-passphrase")
+    program = make_final(federation.declare("Students"))
+    ask("budget", "request", "Students", "--text", "Ada", "-y")
+    with Wallet.open(tmp_path / "home") as wallet:
+        (asked,) = read_requests(wallet)
+        account = wallet.account
+    enrolment = make_final(federation.enrol(asked.request.encode()))
+    assert run(["wallet", "balance", "--verify"]) == 1
+    assert "certified no state yet" in capsys.readouterr().err
+    make_final(federation.grant(program, enrolment, account, 10_000))
+    certify()
+    proved = ask("wallet", "balance", "--verify")
+    assert proved["millicredits"] == ask("wallet", "balance")["millicredits"] == 10_000
+    assert len(proved["certified_by"]) == 1
+    assert run(["wallet", "balance", "--verify"]) == 0
+    assert "proved as of" in capsys.readouterr().out
 
 
 def test_an_unknown_record_and_an_unknown_program_are_clear_errors(ask, tmp_path, capsys):
