@@ -250,9 +250,9 @@ class LedgerMember:
         return [batch for batch, good in zip(arrived, signed, strict=True) if good]
 
     def _take_in(self, signed_batches: Sequence[Batch], peer: str) -> Steps[int]:
+        if any(batch.header.member == self.number and batch.id not in self.replica for batch in signed_batches):
+            self._silence()  # before its past is looked for: that may rest on a branch which nobody sends at first
         admissible = self._order([(batch, peer) for batch in self._leave_out_branches(list(signed_batches))])
-        if any(batch.header.member == self.number for batch in admissible):
-            self._silence()
         self.store.append_batches([(batch.id, batch.encoded) for batch in admissible])
         for admission in self._admit(admissible):
             if admission.introduction is not None:
@@ -387,6 +387,11 @@ class LedgerMember:
         self.submissions.add(record, self.compute_circumstances(), self._clock())
         self._has_news.set()
         return record.id
+
+    @property
+    def has_heard_quorum(self) -> bool:
+        """True when members that make a quorum with this one told all that they have: it may speak."""
+        return self._has_heard_quorum.is_set()
 
     def note_heard(self, number: int) -> None:
         """All that this member has was fetched from it since the start."""

@@ -138,7 +138,9 @@ class Synchronizer:
                 piece = decode_piece(await self._ask(peer_id, encode_pull(locators)))
                 admitted = await self._ingest(piece.batches, peer_id)
             total += admitted
-            has_more = piece.has_more and admitted
+            has_more = piece.has_more
+            if has_more and not admitted:
+                return total  # another peer brought this piece meanwhile, or we are led on: not all is told yet
         self._answered.add(peer_id)
         for callback in self.on_answer:
             callback(peer_id)

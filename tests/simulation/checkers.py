@@ -1,0 +1,196 @@
+"""What must hold in every run, whatever breaks; each check names the promise that it watches.
+
+The cheap ones are made with every batch that a correct member takes in or says, the dear ones when all is over. A set
+of all batches that any correct member ever held is kept beside: what is final there must not contradict what is final
+anywhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from protocol.batches import Batch
+from protocol.finality import full_mask, iterate_positions
+from protocol.receipts import verify_receipt
+from protocol.records import Record
+from protocol.replica import Admission, Introduction, Replica
+from protocol.statements import Commit, CommitBatch, Vote, VoteBatch
+
+if TYPE_CHECKING:
+    from tests.simulation.machines import Machine
+    from tests.simulation.world import World
+
+Slot = tuple[bytes, int]
+
+
+class Violation(Exception):
+    """A promise is broken: which check saw it, and what it saw."""
+
+    def __init__(self, check: str, what: str) -> None:
+        super().__init__(f"{check}: {what}")
+        self.check = check
+
+
+class Checkers:
+    """All that is watched in one run."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.replica = Replica(world.stage.charter)
+        """The union of all correct members' sets."""
+        self.batches: dict[bytes, Batch] = {}
+        self.finals: dict[Slot, bytes] = {}
+        self.acknowledged: dict[int, set[bytes]] = {number: set() for number in world.stage.federation.numbers}
+        """Member -> records that its disk proves final."""
+        self._records: dict[bytes, Record] = {}
+        self._said: dict[tuple[int, type, Slot, object], bytes] = {}
+        self._spoken: set[bytes] = set()
+
+    # -- with every batch -----------------------------------------------------------------------------------------
+
+    def note_admission(self, machine: Machine, admission: Admission) -> None:
+        """A member took in a batch, or met it again at its start."""
+        if machine.is_faulty:
+            return
+        batch = admission.batch
+        if batch.id not in self.replica:
+            self.batches[batch.id] = batch
+            for record in batch.records:
+                self._records.setdefault(record.id, record)
+            union = self.replica.admit(batch, self.batches.__getitem__)
+            assert union is not None
+            self._note_finals(union, "all together")
+        self._note_finals(admission, f"member {machine.number}")
+        if admission.final and not machine.is_set_back:
+            known = self.acknowledged[machine.number]
+            known.update(
+                introduction.ids[position]
+                for introduction, mask in admission.final
+                for position in iterate_positions(mask)
+            )
+        if admission.fork is not None:
+            member = batch.header.member
+            if member not in self.world.culprits:
+                raise Violation("only the guilty are convicted", f"member {member} signed two batches for one place")
+
+    def _note_finals(self, admission: Admission, who: str) -> None:
+        for introduction, mask in admission.final:
+            for position in iterate_positions(mask):
+                record = self._records[introduction.ids[position]]
+                slot = (record.scope, record.sequence)
+                if self.finals.setdefault(slot, record.id) != record.id:
+                    names = self.world.names
+                    raise Violation(
+                        "no double spend",
+                        f"{names.describe_id(self.finals[slot])} and {names.describe(record)} are final ({who})",
+                    )
+        if admission.final:
+            self.replica.ledger.check_conservation()
+
+    def note_spoken(self, machine: Machine, batch: Batch) -> None:
+        """A correct member said something; a faulty one may say anything."""
+        if machine.is_faulty or batch.id in self._spoken:
+            return
+        self._spoken.add(batch.id)
+        known = max(machine.known_of_us.values(), default=0)
+        if batch.header.index < known:
+            raise Violation(
+                "a member with an old disk stays silent", f"member {machine.number} was shown a later batch before"
+            )
+        if machine.is_set_back:
+            return
+        for statement in batch.statements:
+            if isinstance(statement, (VoteBatch, CommitBatch, Vote, Commit)):
+                self._check_duty(machine, batch, statement)
+
+    def _check_duty(self, machine: Machine, batch: Batch, statement: VoteBatch | CommitBatch | Vote | Commit) -> None:
+        """One vote in a slot and round; one commit, and only on a certificate (spec 5.2, 5.3)."""
+        introduction = machine.member.replica.get_introduction(statement.batch or batch.id)
+        if introduction is None:
+            return
+        if isinstance(statement, (VoteBatch, CommitBatch)):
+            mask, attempt = full_mask(len(introduction.ids)) & ~statement.excluded, 0
+        else:
+            mask, attempt = 1 << statement.position, statement.attempt
+        kind = Vote if isinstance(statement, (Vote, VoteBatch)) else Commit
+        for position in iterate_positions(mask):
+            record = self._records[introduction.ids[position]]
+            slot = (record.scope, record.sequence)
+            said = self._said.setdefault((machine.number, kind, slot, attempt), record.id)
+            if said != record.id:
+                raise Violation(
+                    f"one {kind.__name__.lower()} in a slot and round", f"member {machine.number} said two: {slot[1]}"
+                )
+            if kind is Commit and not _is_certified(introduction, position, attempt):
+                raise Violation(
+                    "no commit without a certificate",
+                    f"member {machine.number} commits to {self.world.names.describe(record)}",
+                )
+
+    def note_start(self, machine: Machine) -> None:
+        """A member started again: what it showed as final before is final still."""
+        if machine.is_set_back:
+            return
+        for record_id in self.acknowledged[machine.number]:
+            if not machine.member.replica.is_final(record_id):
+                raise Violation(
+                    "nothing final is lost",
+                    f"member {machine.number} forgot {self.world.names.describe_id(record_id)}",
+                )
+
+    # -- when all is over -----------------------------------------------------------------------------------------
+
+    def is_settled(self) -> bool:
+        """True when all correct members hold the same batches and every honest record is final at each."""
+        frontiers = [replica.get_frontier() for replica in self._list_replicas().values()]
+        return all(frontier == frontiers[0] for frontier in frontiers) and not self._find_late()
+
+    def _list_replicas(self) -> dict[int, Replica]:
+        """Those of members that may speak. One whose disk was set back stays silent, so it can't name the branches
+        of a forked log that it alone holds."""
+        return {machine.number: machine.member.replica for machine in self.world.correct if not machine.is_set_back}
+
+    def _find_late(self) -> str:
+        for errand in self.world.errands:
+            for machine in self.world.correct if errand.is_honest else ():
+                if machine.member.get_state(errand.record.id) != "applied":
+                    return f"{self.world.names.describe(errand.record)} at member {machine.number}"
+        return ""
+
+    def check_end(self) -> None:
+        """Faults have stopped and everything had its time."""
+        late = self._find_late()
+        if late:
+            raise Violation("an honest owner is never locked out", f"not final: {late}")
+        replicas = self._list_replicas()
+        roots = {replica.compute_state_root() for replica in replicas.values()}
+        frontiers = list(map(Replica.get_frontier, replicas.values()))
+        if len(roots) > 1 or any(frontier != frontiers[0] for frontier in frontiers):
+            raise Violation("convergence", f"{len(roots)} states at {sorted(replicas)}")
+        nothing_was_lost = len(replicas) == len(self.world.correct)
+        if nothing_was_lost and roots != {self.replica.compute_state_root()}:
+            raise Violation("convergence", "the union of all sets has another state")
+        for machine in self.world.correct:
+            number, replica = machine.number, machine.member.replica
+            replica.ledger.check_conservation()
+            if any(held < 0 for lots in replica.ledger.balances.values() for held in lots.values()):
+                raise Violation("no overdraft", f"at member {number}")
+            for record_id in self.acknowledged[number] if number in replicas else ():
+                if not replica.is_final(record_id):
+                    raise Violation("nothing final is lost", self.world.names.describe_id(record_id))
+        self._check_receipts()
+
+    def _check_receipts(self) -> None:
+        """The last record that became final has a receipt that holds."""
+        record_id = next(reversed(self.finals.values()))
+        steady = next(machine for machine in self.world.correct if not machine.is_set_back)
+        receipt = steady.member.build_receipt(record_id)
+        assert receipt is not None
+        if verify_receipt(self.world.stage.charter, receipt).record.id != record_id:
+            raise Violation("receipts", self.world.names.describe_id(record_id))
+
+
+def _is_certified(introduction: Introduction, position: int, attempt: int) -> bool:
+    """True when votes of a quorum in a round of this attempt stand behind the record, where its weight is counted."""
+    original, place = introduction.aliases.get(position, (introduction, position))
+    return any(vote_round[0] == attempt and tally.reached >> place & 1 for vote_round, tally in original.votes.items())
