@@ -76,6 +76,23 @@ class Status(msgspec.Struct):
     forked_members: list[int]
     bytes_received: dict[str, int]
     """Bytes by protocol since the start."""
+    evidence: list[str] = []
+    """One line for each proof of wrongdoing that this node holds: who did what."""
+
+
+class Evidence(msgspec.Struct):
+    """A proof that somebody contradicted itself. Whoever reads it verifies `encoded` and believes nothing else."""
+
+    id: str
+    """Hex name of what is proven; two proofs of one thing share it."""
+    kind: str
+    """`fork`, `votes`, `commits`, `hidden_commit`, `finals` or `records`."""
+    members: list[int]
+    accounts: list[str]
+    text: str
+    seen_seconds: int
+    """Unix time at which this node, since its last start, first listed it."""
+    encoded: bytes
 
 
 class Lot(msgspec.Struct):
@@ -108,8 +125,21 @@ class Account(msgspec.Struct):
     enrolments: list[Enrolment]
     sponsorships: list[Sponsorship]
     pending: list[str] = []
-    """Records that claim a slot of this account from `next_sequence` on and are not final: as far as this node knows.
-    A wallet is not restored from its words while there are any."""
+    """Records that claim a slot of this account from `next_sequence` on and are not final, as the node knows."""
+
+
+class AccountSlot(msgspec.Struct):
+    """The next slot of an account. A wallet believes what its own key signed, whoever hands it over."""
+
+    sequence: int
+    attempt: int
+    """The highest attempt that the owner asked for; 0 if none."""
+    request: bytes | None
+    """The owner's unlock request for that attempt, canonical bytes: its proof."""
+    records: list[bytes]
+    """The records that claim the slot, canonical bytes."""
+    is_contested: bool
+    """Several records claim it, or its owner asked to unlock it."""
 
 
 class Record(msgspec.Struct):
@@ -138,6 +168,32 @@ class Submitted(msgspec.Struct):
     id: str
     state: RecordState
     receipt: bytes | None
+
+
+class SlotPromise(msgspec.Struct):
+    """A member's promise, and the certificate that it reports."""
+
+    batch: bytes
+    """Id of the batch that carries it: what a proposal names."""
+    member: int
+    record: str | None
+    version: int
+    attempt: int
+    """The round of the reported certificate; 0 and 0 without one."""
+
+
+class Promises(msgspec.Struct):
+    """The answer to an unlock request."""
+
+    version: int
+    """The charter version of the asked attempt."""
+    attempt: int
+    is_decided: bool
+    """A record is final in the slot: there is nothing left to unlock."""
+    has_quorum: bool
+    promises: list[SlotPromise]
+    records: list[bytes]
+    """The records that claim the slot, canonical bytes."""
 
 
 class Program(msgspec.Struct):
@@ -192,7 +248,7 @@ class Job(msgspec.Struct):
     epoch: int
     held: int
     paid: int | None
-    state: Literal["HELD", "SETTLED"]
+    state: Literal["HELD", "SETTLED", "RECLAIMED"]
     quote: str
     receipt: str | None
     """Hex id of the job's receipt that the settle names."""

@@ -45,6 +45,7 @@ GROUPS = {
     "charter": GroupEntry("node.operator.cli_charter:group", "Found a federation: draft, sign, found, show."),
     "node": GroupEntry("node.cli_node:group", "Run an institution's node and look after it."),
     "member": GroupEntry("node.operator.cli_member:group", "What this institution decides as a member."),
+    "evidence": GroupEntry("node.operator.cli_evidence:group", "Proofs of wrongdoing: list, export, check offline."),
     "program": GroupEntry("node.operator.cli_program:group", "Compute budgets that this institution gives."),
 }
 

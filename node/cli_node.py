@@ -169,8 +169,9 @@ def status(home: NodeHome, url: str | None, as_json: bool) -> None:
         f"Peers     {connected} of {len(found.peers)} connected",
         *(f"  {'up  ' if peer.is_connected else 'down'}  {peer.name}  {peer.peer_id}" for peer in found.peers),
     ]
-    if found.forked_members:
-        lines.append(f"Forked    {', '.join(map(str, found.forked_members))}: signed two logs, and is proven to have")
+    if found.evidence:
+        more = f" and {len(found.evidence) - 1} more" if len(found.evidence) > 1 else ""
+        lines.append(f"Evidence  {found.evidence[0]}{more}; see allmende evidence ls")
     emit(msgspec.to_builtins(found), lines, as_json)
 
 

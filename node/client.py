@@ -124,6 +124,10 @@ class NodeClient:
         """How far the node is, and whom it is connected to."""
         return self._read(api.Status, "/status")
 
+    def get_evidence(self) -> list[api.Evidence]:
+        """Proofs of wrongdoing; the caller verifies them."""
+        return self._read(list[api.Evidence], "/evidence")
+
     def get_charter(self) -> api.Charter:
         """The constitution; the caller pins the federation and checks the founding document."""
         return self._read(api.Charter, "/charter")
@@ -144,6 +148,22 @@ class NodeClient:
         """Hand in a record, and wait up to so many seconds for it to become final. Raises: RecordRefused."""
         path = _add_query("/records", wait=wait or None)
         return _decode(api.Submitted, self._call("POST", path, record, wait=wait)[1])
+
+    def get_slot(self, address: str) -> api.AccountSlot:
+        """Who claims the next slot of an account."""
+        return self._read(api.AccountSlot, f"/accounts/{_quote(address)}/slot")
+
+    def post_unlock(self, request: bytes, wait: int = 0) -> api.Promises:
+        """Ask for another attempt at a slot, and wait for a quorum's promises. Raises: RecordRefused."""
+        path = _add_query("/unlocks", wait=wait or None)
+        return _decode(api.Promises, self._call("POST", path, request, wait=wait)[1])
+
+    def post_proposal(self, proposal: bytes, record: bytes, wait: int = 0) -> api.Submitted:
+        """Propose a record for a slot's attempt, and wait for it to become final. Raises: RecordRefused."""
+        from protocol.codec import encode
+
+        path = _add_query("/proposals", wait=wait or None)
+        return _decode(api.Submitted, self._call("POST", path, encode((proposal, record)), wait=wait)[1])
 
     def submit(self, record: bytes, wait_seconds: float) -> api.Submitted:
         """Hand in a record again and again until it is final or the time is over; the last answer.

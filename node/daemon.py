@@ -93,7 +93,7 @@ class _Daemon:
         self._synchronizer = Synchronizer(
             self._member.replica,
             self._transport,
-            self._member.read_batch_bytes,
+            self._member.archive.read_bytes,
             self._member.ingest,
             self._member.list_ignored_logs,
         )
@@ -140,7 +140,7 @@ class _Daemon:
         async with self._transport.run(), trio.open_nursery() as nursery:
             self._transport.set_peers(self._peers)
             nursery.start_soon(self._member.speak)
-            nursery.start_soon(self._member.watch_epochs)
+            nursery.start_soon(self._member.watch_time)
             nursery.start_soon(self._gossip.run, self._transport)
             nursery.start_soon(self._synchronizer.run)
             nursery.start_soon(self._keep_house)

@@ -5,10 +5,24 @@ Kept in memory and rebuilt from the batches at start-up, so the store holds each
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 from protocol.ledger import Ledger
-from protocol.records import Enrol, Grant, Hold, Record, Settle, Sponsor, Transfer
+from protocol.records import (
+    Enrol,
+    Grant,
+    Hold,
+    Leave,
+    Reclaim,
+    ReclaimRequest,
+    Record,
+    Reinstate,
+    Settle,
+    Sponsor,
+    Suspend,
+    Transfer,
+)
 
 
 def get_touched_accounts(record: Record, ledger: Ledger) -> Iterable[bytes]:
@@ -16,16 +30,20 @@ def get_touched_accounts(record: Record, ledger: Ledger) -> Iterable[bytes]:
     body = record.body
     match body:
         case Transfer():
-            return (record.account, *(output.account for output in body.outputs))
+            return [record.account, *[output.account for output in body.outputs]]
         case Grant():
-            return (record.account, *(output.account for output in body.outputs))
+            return [record.account, *[output.account for output in body.outputs]]
         case Hold():
             return (record.account, body.payee)
-        case Settle():
+        case Settle() | Reclaim():
             hold = ledger.holds[record.account]
             return (hold.payer, hold.payee)
-        case Enrol():
+        case Enrol() | Leave():
             return (body.account,)
+        case ReclaimRequest():
+            return (record.account, ledger.holds[body.hold].payee)
+        case Suspend() | Reinstate():
+            return (record.account, body.account)
         case Sponsor():
             return (record.account, body.donor)
     return (record.account,)
@@ -35,12 +53,12 @@ class AccountHistory:
     """Account -> ids of the applied records that touched it, in the order of their application here."""
 
     def __init__(self) -> None:
-        self._records: dict[bytes, list[bytes]] = {}
+        self._records: defaultdict[bytes, list[bytes]] = defaultdict(list)
 
     def note(self, record: Record, ledger: Ledger) -> None:
         """Call once for each record that has just been applied."""
         for account in set(get_touched_accounts(record, ledger)):
-            self._records.setdefault(account, []).append(record.id)
+            self._records[account].append(record.id)
 
     def read(self, account: bytes, before: int | None, limit: int) -> tuple[list[bytes], int | None]:
         """Ids, newest first, from position `before` down; and where the next page starts, if there is one."""

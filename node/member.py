@@ -15,28 +15,34 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 
 import trio
 
 from node.api import RecordState
+from node.archive import Archive
 from node.errors import UserError
 from node.history import AccountHistory
 from node.network.parking import Parking
 from node.pacing import Pacing
-from node.storage.store import Store
+from node.running_clock import RunningClock
+from node.storage.store import MarkKind, Store
 from node.submissions import Submissions
+from node.unlocking import UnlockQueue
 from node.verification import PAUSE, Checks, Steps, run_at_once, run_in_threads
+from protocol.attempts import Round
 from protocol.batches import Batch, LogPosition, build_batch, decode_batch, is_signed_batch
-from protocol.charter import FoundedCharter
+from protocol.charter import Charter, FoundedCharter
+from protocol.contests import PromiseGiven, Slot
 from protocol.errors import InvalidInput, Reason, Rejected
+from protocol.finality import full_mask
 from protocol.limits import SEEN_PER_BATCH_MAX, STATEMENTS_PER_BATCH_MAX
-from protocol.receipts import ProvableBatch, build_receipt
+from protocol.receipts import has_valid_proofs, verify_receipt
 from protocol.records import Record, decode_record, has_valid_signatures
 from protocol.replica import Admission, Introduction, Replica
 from protocol.rules import Circumstances
 from protocol.signatures import Signer
-from protocol.statements import Statement, VoteBatch
+from protocol.statements import Promise, Statement, VoteBatch, decode_slot_proposal, decode_unlock_request
 from protocol.voting import Voter
 
 log = logging.getLogger("allmende.member")
@@ -44,8 +50,7 @@ log = logging.getLogger("allmende.member")
 INGEST_QUEUE_MAX = 256
 """Calls of `ingest` that wait for their turn; further callers wait outside, so the network feels the pressure."""
 
-DECODED_BATCHES_MAX = 64
-EPOCH_WATCH_SECONDS = 5
+WATCH_SECONDS = 1
 
 
 class LedgerMember:
@@ -63,13 +68,14 @@ class LedgerMember:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.founded = founded
-        self.charter = founded.charter
         self.number = number
         self.store = store
-        self.replica = Replica(self.charter)
+        self.replica = Replica(founded.charter)
+        self.archive = Archive(store, self.replica)
         self.voter = Voter(self.replica, number)
         self.history = AccountHistory()
         self.submissions = Submissions(self.voter)
+        self.running_clock = RunningClock(store)
         self.pacing = Pacing(self.charter.policy.batch_interval_ms / 1000)
         self.on_spoken: list[Callable[[bytes], None]] = []
         """Called with each own batch's bytes after it is stored."""
@@ -82,6 +88,11 @@ class LedgerMember:
         self._vote_key = vote_key
         self._clock = clock
         self._parking = Parking()
+        self._unlocks = UnlockQueue(self.voter)
+        self._approved = set(store.get_marks(MarkKind.APPROVED))
+        self._judged_at = (self.compute_open_epochs(), self.running_clock.ripe_requests)
+        self._has_promises = trio.Event()
+        """Set, and replaced, when promises came in."""
         self._unseen: set[bytes] = set()
         self._final_events: dict[bytes, trio.Event] = {}
         self._ingest_turn = trio.CapacityLimiter(1)
@@ -90,9 +101,13 @@ class LedgerMember:
         self._heard: set[int] = {number}
         self._has_heard_quorum = trio.Event()
         self.note_heard(number)
-        self._provable = lru_cache(maxsize=DECODED_BATCHES_MAX)(self._read_provable)
 
     # -- reading ------------------------------------------------------------------------------------------------
+
+    @property
+    def charter(self) -> Charter:
+        """The charter in force."""
+        return self.replica.charter
 
     def compute_open_epochs(self) -> range:
         """The epochs whose records this member votes for now, by its own clock."""
@@ -100,7 +115,8 @@ class LedgerMember:
 
     def compute_circumstances(self) -> Circumstances:
         """What this member judges records by, beside the ledger."""
-        return Circumstances(self.compute_open_epochs())
+        clock = self.running_clock
+        return Circumstances(self.compute_open_epochs(), clock.read(), clock.ripe_requests, self._approved)
 
     def get_state(self, record_id: bytes) -> RecordState | None:
         """How far a record has come, or None for one that was never heard of."""
@@ -116,11 +132,7 @@ class LedgerMember:
 
     def get_record(self, record_id: bytes) -> Record | None:
         """A record that some batch introduced, or that waits to be."""
-        located = self.replica.locate(record_id)
-        if located is None:
-            return self.submissions.get(record_id)
-        introduction, position = located
-        return introduction.records.get(position) or self._fetch(introduction.batch).records[position]
+        return self.archive.get_record(record_id) or self.submissions.get(record_id)
 
     def get_history(self, account: bytes, before: int | None, limit: int) -> tuple[list[bytes], int | None]:
         """Ids of the applied records that touched an account, newest first, and where the next page starts."""
@@ -128,19 +140,7 @@ class LedgerMember:
 
     def build_receipt(self, record_id: bytes) -> bytes | None:
         """The receipt of finality, once there is one."""
-        return build_receipt(self.replica, record_id, self._provable) if self.replica.is_final(record_id) else None
-
-    def read_batch_bytes(self, batch_id: bytes) -> bytes:
-        """A stored batch, as it was received."""
-        encoded = self.store.get_batch(batch_id)
-        assert encoded is not None, "every batch of the replica is in the store"
-        return encoded
-
-    def _read_provable(self, batch_id: bytes) -> ProvableBatch:
-        return ProvableBatch(decode_batch(self.charter.federation, self.read_batch_bytes(batch_id)))
-
-    def _fetch(self, batch_id: bytes) -> Batch:
-        return self._provable(batch_id).batch
+        return self.archive.build_receipt(record_id)
 
     async def wait_final(self, record_id: bytes, timeout_seconds: float) -> bool:
         """Wait until the record is final here. Raises: Rejected when this node gave it up while it waited."""
@@ -168,12 +168,14 @@ class LedgerMember:
         count = 0
         for encoded in self.store.iterate_batches():
             batch = self._decode_stored(encoded, count + 1)
-            admission = self.replica.admit(batch, self._fetch)
+            admission = self.replica.admit(batch, self.archive.fetch)
             if admission is not None:
                 self._note_admission(admission)
             count += 1
             if count % 32 == 0:
                 yield PAUSE
+        self.voter.enter_version()
+        self.is_silenced = self.store.get_marks(MarkKind.SILENCED).get(b"", 0) > self.voter.version
         yield from self._judge_open_records()
         return count
 
@@ -190,26 +192,35 @@ class LedgerMember:
             ) from None
         return batch
 
-    async def watch_epochs(self) -> None:
-        """When an epoch opens or closes by our clock, records are judged anew that came from faster clocks."""
-        known = self.compute_open_epochs()
+    async def watch_time(self) -> None:
+        """When an epoch opens or closes by our clock, or a grace ends, records are judged anew that came from faster
+        clocks; and owners are answered whose turn begins."""
         while True:
-            await trio.sleep(EPOCH_WATCH_SECONDS)
-            if self.compute_open_epochs() != known:
-                known = self.compute_open_epochs()
-                await run_in_threads(self._judge_open_records())
-                self._has_news.set()
+            await trio.sleep(WATCH_SECONDS)
+            await run_in_threads(self._watch())
 
-    def judge_at_once(self) -> None:
-        """What `watch_epochs` does when an epoch opens or closes, without an event loop."""
-        run_at_once(self._judge_open_records())
+    def watch_at_once(self) -> None:
+        """One round of `watch_time`, without an event loop."""
+        run_at_once(self._watch())
+
+    def _watch(self) -> Steps[None]:
+        self.running_clock.save()
+        now = (self.compute_open_epochs(), self.running_clock.ripe_requests)
+        if now != self._judged_at:
+            self._judged_at = now
+            yield from self._judge_open_records()
+            self._has_news.set()
+        elif self.replica.contests:
+            self.voter.handle_contests(self.compute_circumstances())
+            self._has_news.set()
 
     def _judge_open_records(self) -> Steps[None]:
         """Decide anew on all records that were introduced and have no vote of ours."""
         for introduction in self.replica.get_open_introductions():
             for record_id in introduction.ids:
                 for repeated, _ in self.replica.get_introductions(record_id):
-                    yield from self._judge(repeated, self._fetch(repeated.batch).records)
+                    yield from self._judge(repeated, self.archive.fetch(repeated.batch).records)
+        self.voter.handle_contests(self.compute_circumstances())
 
     # -- taking in ----------------------------------------------------------------------------------------------
 
@@ -257,20 +268,34 @@ class LedgerMember:
         for admission in self._admit(admissible):
             if admission.introduction is not None:
                 yield from self._judge(admission.introduction, admission.batch.records)
+        yield from self._answer_changes()
         self._has_news.set()
         return len(admissible)
+
+    def _answer_changes(self) -> Steps[None]:
+        """Enter the next charter version once it is in force; answer owners who ask to unlock their slots."""
+        if self.voter.enter_version():
+            log.info("charter version %d is in force", self.voter.version)
+            self.is_silenced = False
+            yield from self._judge_open_records()
+        elif self.replica.contests:
+            self.voter.handle_contests(self.compute_circumstances())
 
     def list_ignored_logs(self) -> frozenset[int]:
         """Members that contradicted themselves, while nothing of theirs is missing here."""
         return frozenset() if self._parking.wanted else frozenset(self.replica.forks)
 
     def _leave_out_branches(self, arrived: list[Batch]) -> list[Batch]:
-        """Without what proven equivocators add, unless a batch of another member rests on it (spec 4.7)."""
-        if not self.replica.forks:
+        """Without what proven equivocators add, unless a batch of another member rests on it (spec 4.7).
+
+        While one waits for what it rests on, all is taken in: how deep its past is, no single piece of it tells.
+        """
+        ignored = self.list_ignored_logs()
+        if not ignored:
             return arrived
         by_id = {batch.id: batch for batch in arrived}
-        kept = {batch.id for batch in arrived if batch.header.member not in self.replica.forks}
-        wanted = deque([*self._parking.wanted, *(parent for batch_id in kept for parent in by_id[batch_id].parents)])
+        kept = {batch.id for batch in arrived if batch.header.member not in ignored}
+        wanted = deque(parent for batch_id in kept for parent in by_id[batch_id].parents)
         while wanted:
             batch = by_id.get(wanted.popleft())
             if batch is not None and batch.id not in kept:
@@ -295,6 +320,9 @@ class LedgerMember:
             if not self.replica.is_linked(batch, admissible):
                 self._note_fault(peer, "a batch that does not continue its log")
                 continue
+            if not has_valid_proofs(self.replica.ledger.charters, batch):
+                self._note_fault(peer, "a batch with a receipt that proves nothing")
+                continue
             admissible[batch.id] = batch
             queue.extendleft(self._parking.release(batch.id))
         return list(admissible.values())
@@ -302,7 +330,7 @@ class LedgerMember:
     def _admit(self, batches: list[Batch]) -> list[Admission]:
         admissions = []
         for batch in batches:
-            admission = self.replica.admit(batch, self._fetch)
+            admission = self.replica.admit(batch, self.archive.fetch)
             assert admission is not None
             self._note_admission(admission)
             self.pacing.note_received(len(batch.records), self._clock())
@@ -321,6 +349,10 @@ class LedgerMember:
         self.voter.handle_admission(admission)
         for record in admission.applied:
             self.history.note(record, self.replica.ledger)
+            self.running_clock.note_applied(record, self.replica.ledger)
+        if self.replica.contests and any(isinstance(statement, Promise) for statement in admission.batch.statements):
+            self._has_promises.set()
+            self._has_promises = trio.Event()
         if self._final_events or self.submissions:
             for introduction, mask in admission.final:
                 self._tell_final(introduction, mask)
@@ -360,6 +392,7 @@ class LedgerMember:
         """
         if not self.is_silenced:
             self.is_silenced = True
+            self.store.put_marks(MarkKind.SILENCED, {b"": self.voter.version + 1})
             log.error("this node's store is older than its own log: it signs nothing more under this charter")
 
     # -- speaking -----------------------------------------------------------------------------------------------
@@ -379,14 +412,78 @@ class LedgerMember:
         record = decode_record(self.charter.federation, encoded)
         if not self.voter.is_undecided(record) or record.id in self.submissions:
             return record.id
-        if self.is_silenced:
-            raise UserError("this node signs nothing at the moment; hand the record to another member's node")
+        self._check_signing()
         (is_signed,) = yield Checks([record], has_valid_signatures)
         if not is_signed:
             raise Rejected(Reason.SIGNATURE_INVALID, "the record is not signed by its writer")
         self.submissions.add(record, self.compute_circumstances(), self._clock())
         self._has_news.set()
         return record.id
+
+    async def submit_request(self, encoded: bytes) -> Slot:
+        """Take a slot owner's request for another attempt; returns the slot. Raises: InvalidInput; Rejected; Busy."""
+        await trio.lowlevel.checkpoint()
+        return self.submit_request_at_once(encoded)
+
+    def submit_request_at_once(self, encoded: bytes) -> Slot:
+        """`submit_request`, without an event loop."""
+        request = decode_unlock_request(encoded)
+        self._check_signing()
+        self._unlocks.add_request(request, self.compute_circumstances())
+        self._has_news.set()
+        return request.slot
+
+    def get_promises(self, slot: Slot, attempt: int) -> dict[bytes, PromiseGiven]:
+        """Batch -> promise for this attempt, one of each member: those on which a proposal may rest."""
+        contest = self.replica.contests.get(slot)
+        if contest is None:
+            return {}
+        chosen = contest.choose_promises(Round(self.replica.version, attempt))
+        return {batch: given for batch, given in chosen.items() if self.replica.is_supported(slot, given)}
+
+    async def wait_promises(self, slot: Slot, attempt: int, timeout_seconds: float) -> bool:
+        """Wait for promises of a quorum, or until the slot is decided; False when the time is over."""
+        with trio.move_on_after(timeout_seconds):
+            while not (self.replica.ledger.is_decided(*slot) or self._has_promised_quorum(slot, attempt)):
+                await self._has_promises.wait()
+        return self.replica.ledger.is_decided(*slot) or self._has_promised_quorum(slot, attempt)
+
+    def _has_promised_quorum(self, slot: Slot, attempt: int) -> bool:
+        promises = self.get_promises(slot, attempt).values()
+        return sum(self.charter.weights.get(promise.member, 0) for promise in promises) >= self.charter.quorum
+
+    async def submit_proposal(self, encoded: bytes, record_bytes: bytes) -> bytes:
+        """Take a slot owner's proposal with its record; returns the record's id, whose finality is to be awaited.
+
+        Raises: InvalidInput; Rejected; Busy.
+        """
+        await trio.lowlevel.checkpoint()
+        return self.submit_proposal_at_once(encoded, record_bytes)
+
+    def submit_proposal_at_once(self, encoded: bytes, record_bytes: bytes) -> bytes:
+        """`submit_proposal`, without an event loop."""
+        proposal = decode_slot_proposal(encoded)
+        record = decode_record(self.charter.federation, record_bytes)
+        if not self.replica.is_final(record.id):
+            self._check_signing()
+            self._unlocks.add_proposal(proposal, record, self.compute_circumstances())
+            self._has_news.set()
+        return record.id
+
+    async def submit_receipt(self, encoded: bytes) -> bytes:
+        """Take a receipt of finality; when its record is not final here, our next batch tells everybody. Returns the
+        record's id. Raises: InvalidInput; UserError."""
+        record = verify_receipt(self.replica.ledger.charters, encoded).record
+        if not self.replica.is_final(record.id):
+            self._check_signing()
+            self._unlocks.add_proof(record.id, encoded)
+            self._has_news.set()
+        await trio.lowlevel.checkpoint()
+        return record.id
+
+    def _check_signing(self) -> None:
+        if self.is_silenced:
+            raise UserError("this node signs nothing at the moment; ask another member's node")
 
     @property
     def has_heard_quorum(self) -> bool:
@@ -414,32 +511,38 @@ class LedgerMember:
 
     def say_next(self) -> Batch | None:
         """Sign, store and admit the next batch of our log, if there is anything to say; then hand it out."""
-        if self.is_silenced:
+        if self.is_silenced or not self.voter.is_speaking:
             return None
-        records = self.submissions.take(self.compute_circumstances(), self._clock())
+        circumstances = self.compute_circumstances()
+        records = self.submissions.take(circumstances, self._clock())
         for record_id in self.submissions.take_rejected():
             self._wake(record_id)
-        statements = self._compose_statements(records)
+        wishes, unvoted = self._unlocks.take(circumstances)
+        statements = [*wishes, *self._compose_statements(records, len(unvoted), len(wishes))]
         if not statements:
             return None
-        batch = self._sign(records, statements)
+        batch = self._sign(records + unvoted, statements)
         self.store.append_batches([(batch.id, batch.encoded)])
-        admission = self.replica.admit(batch, self._fetch)
+        admission = self.replica.admit(batch, self.archive.fetch)
         assert admission is not None
         self._note_admission(admission)
         self.pacing.note_spoken(self._clock())
         for callback in self.on_spoken:
             callback(batch.encoded)
+        if self.replica.contests:
+            self.voter.handle_contests(circumstances)
         if self.voter.has_statements or self.submissions.has_ready:
             self._has_news.set()
         return batch
 
-    def _compose_statements(self, records: list[Record]) -> list[Statement]:
-        statements = self.voter.take_statements(STATEMENTS_PER_BATCH_MAX - 1)
-        return [VoteBatch(b"", 0), *statements] if records else statements
+    def _compose_statements(self, records: list[Record], unvoted: int, wishes: int) -> list[Statement]:
+        """Votes for the records that we introduce, but not for the `unvoted` ones after them, and what else there is
+        to say."""
+        statements = self.voter.take_statements(STATEMENTS_PER_BATCH_MAX - 1 - wishes)
+        return [VoteBatch(b"", full_mask(unvoted) << len(records)), *statements] if records else statements
 
     def _sign(self, records: list[Record], statements: list[Statement]) -> Batch:
-        log_entries = self.replica.logs[self.number]
+        log_entries = self.replica.get_log((self.number, self.voter.version))
         index = len(log_entries)
         return build_batch(
             self.charter,

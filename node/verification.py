@@ -1,7 +1,7 @@
 """Checking signatures on all cores: the one costly step of taking records in.
 
-`cryptography` lets other threads run while it verifies, so chunks of signatures go to a few threads; a handful is
-checked at once, for a hand-over costs as much as two signatures.
+`cryptography` lets other threads run while it verifies, so each core gets one equal share of the signatures; a
+handful is checked at once, for a hand-over to a thread costs as much as two signatures.
 
 What the member does with signatures is written as *steps*: a plain generator that hands out checks and goes on with
 their answers. `run_in_threads` works them off beside the event loop; `run_at_once` needs neither loop nor threads.
@@ -17,8 +17,8 @@ import trio
 
 T = TypeVar("T")
 
-CHUNK = 64
-"""Items of one hand-over: 5 ms of work, so the event loop is never far behind."""
+SHARE_MIN = 32
+"""Fewer items than this are not worth a thread of their own: a hand-over is then above 5 % of the work."""
 
 INLINE_MAX = 3
 
@@ -61,20 +61,26 @@ async def run_in_threads(steps: Steps[T]) -> T:
 
 
 async def check_all(items: Sequence[T], check: Callable[[T], bool]) -> list[bool]:
-    """`check` of every item, in their order. `check` must be pure: it runs in threads."""
+    """`check` of every item, in their order. `check` must be pure: it runs in threads.
+
+    A share of the largest batch is 1,024 signatures, 80 ms; the event loop runs on meanwhile.
+    """
     if len(items) <= INLINE_MAX:
         return [check(item) for item in items]
-    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-    results: list[list[bool]] = [[] for _ in chunks]
+    limiter = _limiter()
+    shares = min(int(limiter.total_tokens), -(-len(items) // SHARE_MIN))
+    results = [False] * len(items)
 
-    async def check_chunk(number: int) -> None:
-        chunk = chunks[number]
-        results[number] = await trio.to_thread.run_sync(lambda: [check(item) for item in chunk], limiter=_limiter())
+    async def check_share(number: int) -> None:
+        share = items[number::shares]
+        results[number::shares] = await trio.to_thread.run_sync(
+            lambda: [check(item) for item in share], limiter=limiter
+        )
 
     async with trio.open_nursery() as nursery:
-        for number in range(len(chunks)):
-            nursery.start_soon(check_chunk, number)
-    return [result for part in results for result in part]
+        for number in range(shares):
+            nursery.start_soon(check_share, number)
+    return results
 
 
 _LIMITER: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("verification")
@@ -84,6 +90,6 @@ def _limiter() -> trio.CapacityLimiter:
     try:
         return _LIMITER.get()
     except LookupError:
-        limiter = trio.CapacityLimiter(os.cpu_count() or 1)
+        limiter = trio.CapacityLimiter(len(os.sched_getaffinity(0)))
         _LIMITER.set(limiter)
         return limiter

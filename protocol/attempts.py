@@ -106,6 +106,12 @@ def compute_forced(reports: Iterable[Claim | None]) -> bytes | None:
     return highest.record if highest is not None else None
 
 
+def compute_bound(certificates: Iterable[Claim | None]) -> Claim | None:
+    """What binds a member that enters a charter version: the highest certificate of the versions before that it sees
+    for the slot (spec 9.7)."""
+    return max((claim for claim in certificates if claim is not None), default=None)
+
+
 def compute_turn(attempt: int, writer_count: int) -> int:
     """Which of a slot's writers, in their order, may ask for an attempt: they take turns."""
     return attempt % writer_count

@@ -120,7 +120,7 @@ def compute_statement_leaf(statement_bytes: bytes) -> bytes:
 
 def compute_seen_digest(seen: Sequence[bytes]) -> bytes:
     """The hash of the heads that a batch names."""
-    return sha256(Tag.SEEN.value + b"".join(seen)).digest()
+    return sha256(Tag.SEEN + b"".join(seen)).digest()
 
 
 def decode_header(encoded: bytes) -> Header:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import groupby, zip_longest
 from typing import NamedTuple
 
 from protocol.codec import binary, binary_up_to, decode, encode, items, list_of, optional_binary, text, uint
@@ -17,11 +18,12 @@ from protocol.identifiers import (
     ID_BYTES,
     NO_FEDERATION,
     Tag,
-    compute_account_id,
     compute_id,
     compute_issuance_account_id,
+    compute_member_account_id,
 )
 from protocol.limits import (
+    CHARTER_BYTES_MAX,
     EPOCHS_MAX,
     GRACE_SECONDS_MAX,
     GRACE_SECONDS_MIN,
@@ -35,7 +37,6 @@ from protocol.limits import (
 )
 from protocol.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, is_prime_order_key, is_valid_signature
 
-CHARTER_BYTES_MAX = 256 * 1024
 NONCE_BYTES = 16
 
 
@@ -45,14 +46,14 @@ class Member(NamedTuple):
     number: int
     name: str
     member_key: bytes
-    """The long-lived identity: writes the member's account, its issuance accounts and its enrolments."""
+    """The long-lived identity: writes the member's account, its issuance accounts, enrolments and amendments."""
     vote_key: bytes
     """Signs the member's batches under this charter version only."""
     peer_key: bytes
     """Public key of the node on the network; its libp2p peer id is computed from it."""
     weight: int
     issuance_caps: tuple[int, ...]
-    """Millicredits that the member may grant in epoch 1, 2, ..."""
+    """Millicredits that the member may grant in epoch 1, 2, ...; those after the last are 0."""
     backing_ceiling: int
     """Millicredits that delivered compute may add to one epoch's cap (spec 7.8)."""
 
@@ -86,7 +87,7 @@ _MEMBER = items(
     binary(PUBLIC_KEY_BYTES),
     binary(PUBLIC_KEY_BYTES),
     uint(WEIGHT_MAX, 1),
-    list_of(uint(AMOUNT_MAX), EPOCHS_MAX),
+    list_of(items(uint(EPOCHS_MAX, 1), uint(AMOUNT_MAX)), EPOCHS_MAX),
     uint(AMOUNT_MAX),
 )
 _POLICY = items(
@@ -136,16 +137,44 @@ class CharterFields(NamedTuple):
 
     def encode(self) -> bytes:
         """The canonical bytes."""
-        return encode((PROTOCOL_VERSION, *self))
+        members = tuple((*member[:6], _compute_runs(member.issuance_caps), member[7]) for member in self.members)
+        return encode((PROTOCOL_VERSION, *self[:8], members, *self[9:]))
+
+
+def _compute_runs(caps: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Caps as (epochs, cap) with different neighbours and no zero at the end: a charter of 100 members, each with a
+    cap for 120 months, thus fits into one record."""
+    runs = [(len(list(equal)), cap) for cap, equal in groupby(caps)]
+    return tuple(runs[:-1] if runs and runs[-1][1] == 0 else runs)
+
+
+def _expand_runs(runs: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
+    """Raises: InvalidInput when another list of runs says the same, or when they name too many epochs."""
+    if sum(epochs for epochs, _ in runs) > EPOCHS_MAX:
+        raise InvalidInput(f"caps are named for {EPOCHS_MAX} epochs at the most")
+    caps = tuple(cap for epochs, cap in runs for _ in range(epochs))
+    if _compute_runs(caps) != runs:
+        raise InvalidInput("runs of caps must differ from their neighbours and must not end with 0")
+    return caps
 
 
 class Charter:
     """A charter that has been decoded and whose rules have been checked."""
 
-    def __init__(self, fields: CharterFields) -> None:
-        """Raises: InvalidInput when the fields break a rule of spec 9.2."""
+    def __init__(self, fields: CharterFields, federation: bytes = b"") -> None:
+        """`federation` is the id of version 0: empty for version 0 itself, needed for every later one.
+
+        Raises: InvalidInput when the fields break a rule of spec 9.2.
+        """
+        if (fields.version == 0) != (federation == b""):
+            raise InvalidInput("a genesis charter makes a federation, a later one belongs to one")
         self.fields = fields
         self.encoded = fields.encode()
+        if len(self.encoded) > CHARTER_BYTES_MAX:
+            raise InvalidInput(f"a charter has at most {CHARTER_BYTES_MAX} bytes, so that one record can hold it")
+        self.id = compute_id(Tag.CHARTER, federation or NO_FEDERATION, self.encoded)
+        """Of version 0 it is the federation's id."""
+        self.federation = federation or self.id
         self.version = fields.version
         self.members: Mapping[int, Member] = {member.number: member for member in fields.members}
         self.weights = {number: member.weight for number, member in self.members.items()}
@@ -186,22 +215,9 @@ class Charter:
             raise InvalidInput("the bounds of a hold's grace are the wrong way round")
 
     @cached_property
-    def id(self) -> bytes:
-        """For the genesis charter this is the federation's id."""
-        assert self.version == 0
-        return compute_id(Tag.CHARTER, NO_FEDERATION, self.encoded)
-
-    @cached_property
-    def federation(self) -> bytes:
-        """The federation's id."""
-        return self.id
-
-    @cached_property
     def member_accounts(self) -> Mapping[bytes, int]:
         """Account id of each member's own account -> member number."""
-        return {
-            compute_account_id(self.federation, member.member_key): number for number, member in self.members.items()
-        }
+        return {self.get_member_account(number): number for number in self.members}
 
     @cached_property
     def members_by_key(self) -> Mapping[bytes, int]:
@@ -210,16 +226,20 @@ class Charter:
 
     @cached_property
     def issuance_accounts(self) -> Mapping[bytes, tuple[int, int]]:
-        """Issuance account id -> (member number, epoch), for every epoch that has a cap."""
+        """Issuance account id -> (member number, epoch), for every epoch that can have a cap."""
         return {
             self.get_issuance_account(number, epoch): (number, epoch)
             for number, member in self.members.items()
             for epoch in range(1, EPOCHS_MAX + 1)
         }
 
+    def get_member_account(self, member: int) -> bytes:
+        """The member's own account, in which its programs and sponsor records stand."""
+        return compute_member_account_id(self.federation, member)
+
     def get_issuance_account(self, member: int, epoch: int) -> bytes:
         """The account from which `member` grants in `epoch`."""
-        return compute_issuance_account_id(self.federation, self.members[member].member_key, epoch)
+        return compute_issuance_account_id(self.federation, member, epoch)
 
     def compute_epoch(self, unix_seconds: int) -> int:
         """The epoch at a time; epochs count from 1. Times before genesis belong to epoch 1."""
@@ -232,14 +252,36 @@ class Charter:
         before = max(1, self.compute_epoch(unix_seconds - self.fields.epoch_grace_seconds))
         return range(max(before, epoch - 1), epoch + 1)
 
+    def check_successor(self, after: Charter) -> None:
+        """Raises: InvalidInput unless `after` may follow this charter as its next version (spec 9.5)."""
+        if (after.federation, after.version, after.fields.prev) != (self.federation, self.version + 1, self.id):
+            raise InvalidInput("an amendment names the charter in force and is its next version")
+        kept = ("name", "nonce", "genesis_seconds", "epoch_seconds")
+        if any(getattr(after.fields, name) != getattr(self.fields, name) for name in kept):
+            raise InvalidInput("a federation keeps its name, nonce, genesis time and length of an epoch")
+        if after.fields.is_dev > self.fields.is_dev:
+            raise InvalidInput("a federation in use can't be marked dev")
+        for number in self.members.keys() & after.members.keys():
+            old, new = self.members[number], after.members[number]
+            is_lower = any(a < b for a, b in zip_longest(new.issuance_caps, old.issuance_caps, fillvalue=0))
+            if is_lower or new.backing_ceiling < old.backing_ceiling:
+                raise InvalidInput(f"a cap or ceiling of {old.name} that was named is never lowered")
+
+
+Charters = Mapping[int, Charter]
+"""The versions of one federation's charter, genesis included, by their numbers."""
+
 
 def compute_quorum(total_weight: int, is_dev: bool = False) -> int:
     """Least weight of which any two sets share more than a third of the whole: floor(2W/3) + 1 (spec 5.1)."""
     return total_weight if is_dev else 2 * total_weight // 3 + 1
 
 
-def decode_charter(encoded: bytes) -> Charter:
-    """Raises: InvalidInput when the bytes are malformed or break a rule of spec 9.2."""
+def decode_charter(encoded: bytes, federation: bytes = b"") -> Charter:
+    """The charter in these bytes; `federation` as in `Charter`.
+
+    Raises: InvalidInput when the bytes are malformed or break a rule of spec 9.2.
+    """
     raw = decode(_CHARTER, encoded, CHARTER_BYTES_MAX)[1:]
     return Charter(
         CharterFields(
@@ -251,10 +293,11 @@ def decode_charter(encoded: bytes) -> Charter:
             epoch_seconds=raw[5],
             epoch_grace_seconds=raw[6],
             is_dev=raw[7],
-            members=tuple(Member._make(member) for member in raw[8]),
+            members=tuple(Member._make((*member[:6], _expand_runs(member[6]), member[7])) for member in raw[8]),
             rates=tuple(Rate._make(rate) for rate in raw[9]),
             policy=Policy._make(raw[10]),
-        )
+        ),
+        federation,
     )
 
 

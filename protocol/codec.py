@@ -120,9 +120,13 @@ def set_of(shape: Shape, length_max: int, length_min: int = 0) -> Shape:
     return check
 
 
+_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+"""One packer for all: it forgets what it wrote before it returns or raises, and a call is never interrupted."""
+
+
 def encode(value: tuple[Any, ...]) -> bytes:
     """The canonical bytes of a value that fits its shape."""
-    return msgpack.packb(value, use_bin_type=True)
+    return _pack(value)
 
 
 def unpack(encoded: bytes, bytes_max: int) -> Any:

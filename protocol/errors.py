@@ -32,17 +32,34 @@ class Reason(IntEnum):
     PREDECESSOR_WRONG = 8
     PREDECESSOR_MISSING = 9
     REFERENCE_MISSING = 10
-    TERMS_WRONG = 11
-    LOT_EXPIRED = 12
-    LOT_NOT_TRANSFERABLE = 13
-    ALLOWANCE_EXCEEDED = 14
-    POLICY = 15
-    FUNDS_MISSING = 16
-    LIMIT_EXCEEDED = 17
+    SUSPENDED = 11
+    NOT_APPROVED = 12
+    """Stands before all that costs a look into the amendment."""
+    TERMS_WRONG = 13
+    LOT_EXPIRED = 14
+    LOT_NOT_TRANSFERABLE = 15
+    ALLOWANCE_EXCEEDED = 16
+    POLICY = 17
+    GRACE_RUNNING = 18
+    FUNDS_MISSING = 19
+    LIMIT_EXCEEDED = 20
+    ATTEMPT_CLOSED = 21
+    TURN_WRONG = 22
+    CHARTER_CHANGING = 23
 
 
-WAITING_REASONS = frozenset({Reason.PREDECESSOR_MISSING, Reason.REFERENCE_MISSING, Reason.FUNDS_MISSING})
-"""Reasons that may pass by themselves when more of the ledger arrives: such a record waits instead of failing."""
+WAITING_REASONS = frozenset(
+    {
+        Reason.PREDECESSOR_MISSING,
+        Reason.REFERENCE_MISSING,
+        Reason.NOT_APPROVED,
+        Reason.GRACE_RUNNING,
+        Reason.FUNDS_MISSING,
+        Reason.CHARTER_CHANGING,
+    }
+)
+"""Reasons that may pass by themselves when more of the ledger arrives, people approve or time goes by: such a record
+waits instead of failing."""
 
 
 class Rejected(Exception):

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from protocol.attempts import Round
+
 
 class Tally:
     """Weight behind each position of one batch, in one round, for one kind of statement.
@@ -91,6 +93,6 @@ class CommitStatement(NamedTuple):
     """Batch that carries the statement."""
     position: int
     """Position of the statement in that batch."""
-    attempt: int
+    round: Round
     mask: int
     """Positions of the introducing batch that it commits to."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from enum import Enum, unique
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
 
 ID_BYTES = 32
 NO_FEDERATION = bytes(ID_BYTES)
@@ -17,11 +16,15 @@ NO_FEDERATION = bytes(ID_BYTES)
 
 
 @unique
-class Tag(Enum):
-    """The domains of the hash; 16 bytes each, so no tag is a prefix of another (spec 2.3)."""
+class Tag(bytes, Enum):
+    """The domains of the hash; 16 bytes each, so no tag is a prefix of another (spec 2.3).
+
+    Bytes themselves, so hashing one costs no look-up: an id is computed for every record.
+    """
 
     CHARTER = b"allmende:charter"
     ACCOUNT = b"allmende:account"
+    MEMBER_ACCOUNT = b"allmende:memacct"
     ISSUANCE = b"allmende:issuanc"
     RECORD = b"allmende:record\0"
     BATCH = b"allmende:batch\0\0"
@@ -43,28 +46,26 @@ class Tag(Enum):
     MESSAGE = b"allmende:message"
 
 
-assert all(len(tag.value) == 16 for tag in Tag)
-
-
-@lru_cache(maxsize=256)
-def _prefix(tag: Tag, federation: bytes) -> Any:
-    """The hash state after tag and federation; hashlib has no public name for its type."""
-    assert len(federation) == ID_BYTES
-    return sha256(tag.value + federation)
+assert all(len(tag) == 16 for tag in Tag)
 
 
 def compute_id(tag: Tag, federation: bytes, unsigned: bytes) -> bytes:
     """The 32 byte id of `unsigned`, the canonical bytes of a value without its signatures."""
-    digest = _prefix(tag, federation).copy()
-    digest.update(unsigned)
-    return bytes(digest.digest())
+    assert len(federation) == ID_BYTES
+    return sha256(tag + federation + unsigned).digest()
 
 
+@lru_cache(maxsize=8192)
 def compute_account_id(federation: bytes, public_key: bytes) -> bytes:
-    """An account is named by the hash of its first key; later keys don't change the name (spec 3.2)."""
+    """A person's or donor's account is named by its first key; later keys don't change the name (spec 3.2)."""
     return compute_id(Tag.ACCOUNT, federation, public_key)
 
 
-def compute_issuance_account_id(federation: bytes, member_key: bytes, epoch: int) -> bytes:
-    """The account from which a member grants in one epoch; it exists from genesis on (spec 7.4)."""
-    return compute_id(Tag.ISSUANCE, federation, member_key + epoch.to_bytes(4, "big"))
+def compute_member_account_id(federation: bytes, member: int) -> bytes:
+    """A member's own account: named by its number, which outlives every key (spec 3.2)."""
+    return compute_id(Tag.MEMBER_ACCOUNT, federation, member.to_bytes(4, "big"))
+
+
+def compute_issuance_account_id(federation: bytes, member: int, epoch: int) -> bytes:
+    """The account from which a member grants in one epoch (spec 7.4)."""
+    return compute_id(Tag.ISSUANCE, federation, member.to_bytes(4, "big") + epoch.to_bytes(4, "big"))

@@ -1,44 +1,53 @@
 """Who owns what: the fold of all final records into balances, the same at every replica in whatever order they come.
 
-A final record applies when its predecessor in its scope has applied, the records that it names have applied and every
-lot that it draws on suffices; until then it waits. Nothing else is checked here: signatures, keys, clocks, enrolment
-are voting rules. Each condition stays true once true: a predecessor never un-applies, and only an account's own next
-record can take from it. So the set of applied records does not depend on order (spec 6.1 to 6.3).
+A final record applies when its predecessor in its scope has applied, the records that it names and the charter version
+that priced it have applied and every lot that it draws on suffices; until then it waits. Nothing else is checked here:
+signatures, keys, clocks, enrolment are voting rules. Each condition stays true once true: a predecessor never
+un-applies, and only an account's own next record can take from it. So the set of applied records does not depend on
+order (spec 6.1 to 6.3). For the same reason nothing here asks which charter is in force: records name members by number
+and holds name their charter version.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from enum import IntEnum, unique
+from functools import lru_cache
 from typing import NamedTuple
 
-from protocol.charter import Charter
+from protocol.charter import Charter, Member, decode_charter
 from protocol.codec import encode
-from protocol.identifiers import Tag
+from protocol.credits import AMOUNT_MAX
+from protocol.errors import InvalidInput
+from protocol.identifiers import Tag, compute_issuance_account_id
 from protocol.limits import EPOCHS_MAX
 from protocol.merkle import compute_leaf, compute_root
 from protocol.records import (
     FREE_LOT,
     NONE,
+    Amend,
     Draw,
     Enrol,
     Grant,
     Hold,
     Kind,
+    Leave,
     Lot,
     Program,
+    Reclaim,
+    ReclaimRequest,
     Record,
+    Reinstate,
+    Rotate,
     Settle,
     Sponsor,
+    Suspend,
     Terms,
     Transfer,
     account_scope,
     get_named_records,
     get_outgoing,
 )
-
-NO_MEMBER = 0
-"""Stands where a member's number is expected and the writer was none. Voters never let such a record pass; the fold
-is total all the same."""
 
 
 class Head(NamedTuple):
@@ -55,12 +64,28 @@ class ProgramState(NamedTuple):
     body: Program
 
 
+@unique
+class HoldPhase(IntEnum):
+    """What has become of a hold."""
+
+    OPEN = 0
+    SETTLED = 1
+    RECLAIMED = 2
+
+
 class EnrolmentState(NamedTuple):
-    """An applied enrolment."""
+    """An applied enrolment. It counts in the epochs from `from_epoch` to `until_epoch`."""
 
     tag: bytes
     member: int
     account: bytes
+    from_epoch: int
+    until_epoch: int
+    """0 while the person has not left."""
+
+    def counts_in(self, epoch: int) -> bool:
+        """True when a grant of this epoch may name it."""
+        return self.from_epoch <= epoch and (not self.until_epoch or epoch <= self.until_epoch)
 
 
 class SponsorState(NamedTuple):
@@ -72,25 +97,47 @@ class SponsorState(NamedTuple):
 
 
 class HoldState(NamedTuple):
-    """A hold: its escrow while open; what was paid when settled."""
+    """A hold: its escrow while open; what was paid when it has ended."""
 
     payer: bytes
     payee: bytes
     draws: tuple[Draw, ...]
     terms: Terms
     epoch: int
-    paid: int
-    """-1 while open, afterwards the millicredits that the payee got or gave away."""
+    phase: HoldPhase = HoldPhase.OPEN
+    paid: int = 0
+    """Millicredits that the payee got or gave away; 0 unless settled."""
+    request: bytes = NONE
+    """Id of the payer's first reclaim-request, if there is one."""
 
     @property
     def is_open(self) -> bool:
-        """True until a settle has applied."""
-        return self.paid < 0
+        """True until a settle or a reclaim has applied."""
+        return self.phase is HoldPhase.OPEN
 
     @property
     def amount(self) -> int:
         """Millicredits that were put into the escrow."""
         return sum(draw.amount for draw in self.draws)
+
+
+@lru_cache(maxsize=16)
+def _read_charter(federation: bytes, encoded: bytes) -> Charter | None:
+    try:
+        return decode_charter(encoded, federation)
+    except InvalidInput:
+        return None
+
+
+def read_amendment(federation: bytes, record: Record) -> Charter | None:
+    """The charter that an amendment brings, or None when its bytes are none for its slot.
+
+    Such a record is never voted for (spec 7.13); in the fold it waits for ever, as its bytes never change. Its signers
+    are voters' business, like the rest of what a charter may change.
+    """
+    assert isinstance(record.body, Amend)
+    charter = _read_charter(federation, record.body.charter)
+    return charter if charter is not None and charter.version == record.sequence + 1 else None
 
 
 class Ledger:
@@ -102,6 +149,13 @@ class Ledger:
 
     def __init__(self, charter: Charter) -> None:
         self.charter = charter
+        """The newest applied version."""
+        self.charters = {charter.version: charter}
+        """All versions that have applied."""
+        self.caps: dict[tuple[int, int], int] = {}
+        """(member, epoch) -> millicredits credited for the caps that charters named; also of members that left."""
+        self.ceilings: dict[int, int] = {}
+        """Every member that ever was -> its backing ceiling."""
         self.balances: dict[bytes, dict[Lot, int]] = {}
         self.heads: dict[bytes, Head] = {}
         self.programs: dict[bytes, ProgramState] = {}
@@ -111,17 +165,25 @@ class Ledger:
         self.allowances: dict[tuple[bytes, bytes, bytes], int] = {}
         """(issuance account, program, enrolled account) -> millicredits granted: what voters hold a grant against."""
         self.backing: dict[tuple[int, int], int] = {}
-        """(member, epoch) -> millicredits of settled work that raised the member's cap, up to its ceiling."""
+        """(member, epoch) -> millicredits of settled work that count toward the member's cap; of these, as many as its
+        ceiling lets through were credited."""
+        self.requests: dict[bytes, bytes] = {}
+        """Reclaim-request -> hold."""
+        self.suspensions: dict[bytes, dict[bytes, int]] = {}
+        """Account -> account of the member that suspended it -> last epoch of the suspension."""
+        self.keys: dict[bytes, bytes] = {}
+        """Account -> key in force, of those that rotated theirs."""
+        self.tags: dict[bytes, bytes] = {}
+        """Tag -> its newest enrolment."""
+        self.vouchings: dict[bytes, set[int]] = {}
+        """Account -> members that ever enrolled or sponsored it: who may suspend it."""
         self.issued = 0
         self.escrowed = 0
         self.applied_count = 0
         self._waiting: dict[bytes, dict[int, Record]] = {}
         self._blocked_by: dict[bytes, list[bytes]] = {}
-        for number, member in charter.members.items():
-            for epoch, cap in enumerate(member.issuance_caps, start=1):
-                if cap:
-                    self._credit(charter.get_issuance_account(number, epoch), FREE_LOT, cap)
-                    self.issued += cap
+        for member in charter.fields.members:
+            self._apply_limits(member, [])
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -134,13 +196,18 @@ class Ledger:
         head = self.heads.get(scope)
         return head.sequence + 1 if head else 0
 
+    def is_decided(self, scope: bytes, sequence: int) -> bool:
+        """True when a record in this slot has applied, or is final and waits."""
+        head = self.heads.get(scope)
+        return (head is not None and sequence <= head.sequence) or sequence in self._waiting.get(scope, ())
+
     def is_funded(self, account: bytes, outgoing: dict[Lot, int]) -> bool:
         """True when every lot suffices."""
         lots = self.balances.get(account, {})
         return all(lots.get(lot, 0) >= amount for lot, amount in outgoing.items())
 
     def is_applied(self, kind: Kind, record_id: bytes) -> bool:
-        """True when the program, enrolment, sponsor record or hold with this id has applied."""
+        """True when the program, enrolment, sponsor record, hold or reclaim-request with this id has applied."""
         match kind:
             case Kind.PROGRAM:
                 return record_id in self.programs
@@ -150,7 +217,17 @@ class Ledger:
                 return record_id in self.sponsors
             case Kind.HOLD:
                 return record_id in self.holds
+            case Kind.RECLAIM_REQUEST:
+                return record_id in self.requests
         return False
+
+    def get_key(self, account: bytes) -> bytes | None:
+        """The account's key in force; None when it never rotated its first one, whose hash is the account."""
+        return self.keys.get(account)
+
+    def is_suspended(self, account: bytes, epoch: int) -> bool:
+        """True when some member's suspension of the account has not ended before this epoch."""
+        return any(until_epoch >= epoch for until_epoch in self.suspensions.get(account, {}).values())
 
     def count_waiting(self) -> int:
         """Final records that wait for their predecessor, for a named record or for funds."""
@@ -189,6 +266,11 @@ class Ledger:
             if not self.is_applied(kind, name):
                 self._blocked_by.setdefault(name, []).append(scope)
                 return None
+        if isinstance(record.body, Hold) and record.body.terms.charter_version not in self.charters:
+            self._blocked_by.setdefault(self.charter.federation, []).append(scope)
+            return None
+        if isinstance(record.body, Amend) and read_amendment(self.charter.federation, record) is None:
+            return None
         if not self.is_funded(record.account, get_outgoing(record)):
             return None
         del waiting[sequence]
@@ -210,23 +292,52 @@ class Ledger:
                 given = self._apply_grant(record, record.body, touched)
             case Hold():
                 given = self._apply_hold(record, record.body)
-            case Settle():
-                self._apply_settle(record, record.body, touched)
-            case Program():
-                member = self.charter.member_accounts.get(record.account, NO_MEMBER)
-                self.programs[record.id] = ProgramState(member, record.body)
-            case Enrol():
-                tag = record.account
-                self.enrolments[record.id] = EnrolmentState(tag, record.body.member, record.body.account)
-            case Sponsor():
-                member = self.charter.member_accounts.get(record.account, NO_MEMBER)
-                self.sponsors[record.id] = SponsorState(member, record.body.donor, record.body.until_epoch)
+            case Settle() | Reclaim():
+                self._end_hold(record, record.body, touched)
+            case Amend():
+                self._apply_amendment(record, touched)
+            case _:
+                self._apply_fact(record)
         assert given == taken, "conservation: a record gives what it takes"
         self.heads[record.scope] = Head(record.sequence, record.id)
         self.applied_count += 1
         if record.id in self._blocked_by:
             touched.extend(self._blocked_by.pop(record.id))
         return touched
+
+    def _apply_fact(self, record: Record) -> None:
+        """Records that move no money."""
+        match record.body:
+            case Program(member=member):
+                self.programs[record.id] = ProgramState(member, record.body)
+            case Sponsor(member=member, donor=donor, until_epoch=until_epoch):
+                self.sponsors[record.id] = SponsorState(member, donor, until_epoch)
+                self.vouchings.setdefault(donor, set()).add(member)
+            case Enrol(member=member, account=account):
+                self._apply_leave(record)
+                begin = record.epoch + 1 if record.sequence else record.epoch
+                self.enrolments[record.id] = EnrolmentState(record.account, member, account, begin, 0)
+                self.tags[record.account] = record.id
+                self.vouchings.setdefault(account, set()).add(member)
+            case Leave():
+                self._apply_leave(record)
+            case ReclaimRequest(hold=hold):
+                self.requests[record.id] = hold
+                state = self.holds[hold]
+                if state.payer == record.account and not state.request:
+                    self.holds[hold] = state._replace(request=record.id)
+            case Suspend(account=account, until_epoch=until_epoch):
+                self.suspensions.setdefault(account, {})[record.account] = until_epoch
+            case Reinstate(account=account):
+                self.suspensions.get(account, {}).pop(record.account, None)
+            case Rotate(key=key):
+                self.keys[record.account] = key
+
+    def _apply_leave(self, record: Record) -> None:
+        """The tag's enrolment before, if it has not ended yet, counts to the end of this epoch (spec 7.9)."""
+        before = self.tags.get(record.account)
+        if before is not None and not self.enrolments[before].until_epoch:
+            self.enrolments[before] = self.enrolments[before]._replace(until_epoch=record.epoch)
 
     def _apply_transfer(self, body: Transfer, touched: list[bytes]) -> int:
         given = 0
@@ -248,16 +359,16 @@ class Ledger:
         return given
 
     def _apply_hold(self, record: Record, body: Hold) -> int:
-        state = HoldState(record.account, body.payee, body.draws, body.terms, record.epoch, -1)
+        state = HoldState(record.account, body.payee, body.draws, body.terms, record.epoch)
         self.holds[record.id] = state
         self.escrowed += state.amount
         return state.amount
 
-    def _apply_settle(self, record: Record, body: Settle, touched: list[bytes]) -> None:
+    def _end_hold(self, record: Record, body: Settle | Reclaim, touched: list[bytes]) -> None:
         """Pay from the escrow in the order of the hold's draws; what is left returns to the lots it came from."""
         hold = self.holds[record.account]
         assert hold.is_open, "a hold has one slot"
-        paid = min(body.amount, hold.amount)
+        paid = min(body.amount, hold.amount) if isinstance(body, Settle) else 0
         due = paid
         backed = 0
         sponsor = self.sponsors[hold.terms.sponsor]
@@ -269,33 +380,65 @@ class Ledger:
                 backed += part
             if draw.amount > part:
                 self._credit(hold.payer, Lot(draw.program, draw.expiry_epoch), draw.amount - part)
-        gift_member = self.programs[body.gift_program].member if body.gift_program else NO_MEMBER
-        gift = min(body.gift_amount, paid) if gift_member in self.charter.members else 0
-        if gift:
-            account = self.charter.get_issuance_account(gift_member, record.epoch)
+        gift = 0
+        if isinstance(body, Settle) and body.gift_program and (gift := min(body.gift_amount, paid)):
+            account = self._get_issuance_account(self.programs[body.gift_program].member, record.epoch)
             self._credit(account, FREE_LOT, gift)
             touched.append(account_scope(account))
         if paid > gift:
             self._credit(hold.payee, FREE_LOT, paid - gift)
         self.escrowed -= hold.amount
-        self.holds[record.account] = hold._replace(paid=paid)
+        phase = HoldPhase.SETTLED if isinstance(body, Settle) else HoldPhase.RECLAIMED
+        self.holds[record.account] = hold._replace(phase=phase, paid=paid)
         touched.extend((account_scope(hold.payer), account_scope(hold.payee)))
-        self._apply_backing(sponsor.member, record.epoch + 1, backed, touched)
+        permille = self.charters[hold.terms.charter_version].policy.backing_permille
+        self._apply_backing(sponsor.member, record.epoch + 1, backed * permille // 1000, touched)
 
     def _apply_backing(self, member: int, epoch: int, amount: int, touched: list[bytes]) -> None:
-        """Delivered compute raises the sponsor's next cap: min(ceiling, sum), so order plays no part (spec 7.8)."""
-        counted = amount * self.charter.policy.backing_permille // 1000
-        if not counted or member not in self.charter.members or epoch > EPOCHS_MAX:
+        """Delivered compute raises the sponsor's next cap: min(ceiling, sum), so order plays no part (spec 7.8).
+
+        The sum stops at what an integer can hold; it is no less a sum in every order for that.
+        """
+        if not amount or epoch > EPOCHS_MAX:
             return
-        before = self.backing.get((member, epoch), 0)
-        after = min(self.charter.members[member].backing_ceiling, before + counted)
-        raised = after - before
-        if raised:
-            self.backing[member, epoch] = after
-            account = self.charter.get_issuance_account(member, epoch)
-            self._credit(account, FREE_LOT, raised)
-            self.issued += raised
+        before, ceiling = self.backing.get((member, epoch), 0), self.ceilings.get(member, 0)
+        after = min(before + amount, AMOUNT_MAX)
+        self.backing[member, epoch] = after
+        self._issue(member, epoch, min(after, ceiling) - min(before, ceiling), touched)
+
+    def _apply_amendment(self, record: Record, touched: list[bytes]) -> None:
+        """A new charter; holds that it priced may have waited for it."""
+        charter = read_amendment(self.charter.federation, record)
+        assert charter is not None
+        self.charter = self.charters[charter.version] = charter
+        for member in charter.fields.members:
+            self._apply_limits(member, touched)
+        touched.extend(self._blocked_by.pop(charter.federation, ()))
+
+    def _apply_limits(self, member: Member, touched: list[bytes]) -> None:
+        """Credit what a charter names beyond what was named before. Nothing is ever taken back (spec 7.13)."""
+        number = member.number
+        for epoch, cap in enumerate(member.issuance_caps, start=1):
+            before = self.caps.get((number, epoch), 0)
+            if cap > before:
+                self.caps[number, epoch] = cap
+                self._issue(number, epoch, cap - before, touched)
+        ceiling = self.ceilings.get(number, 0)
+        self.ceilings[number] = max(ceiling, member.backing_ceiling)
+        for epoch in range(1, EPOCHS_MAX + 1):
+            earned = self.backing.get((number, epoch), 0)
+            self._issue(number, epoch, min(earned, self.ceilings[number]) - min(earned, ceiling), touched)
+
+    def _issue(self, member: int, epoch: int, amount: int, touched: list[bytes]) -> None:
+        """Make new credits: the one place where any come from."""
+        if amount:
+            account = self._get_issuance_account(member, epoch)
+            self._credit(account, FREE_LOT, amount)
+            self.issued += amount
             touched.append(account_scope(account))
+
+    def _get_issuance_account(self, member: int, epoch: int) -> bytes:
+        return compute_issuance_account_id(self.charter.federation, member, epoch)
 
     def _credit(self, account: bytes, lot: Lot, amount: int) -> None:
         lots = self.balances.setdefault(account, {})
@@ -322,16 +465,26 @@ class Ledger:
 
     def compute_state_leaves(self) -> list[bytes]:
         """The leaves of the state root, sorted: each says one fact of the state (spec 6.5)."""
-        facts: list[tuple[object, ...]] = [("charter", self.charter.encoded)]
+        facts: list[tuple[object, ...]] = [("charter", charter.encoded) for charter in self.charters.values()]
         for account, lots in self.balances.items():
             facts += [("balance", account, *lot, amount) for lot, amount in lots.items()]
         facts += [("head", scope, *head) for scope, head in self.heads.items()]
         facts += [("program", key, state.member) for key, state in self.programs.items()]
         facts += [("enrolment", key, *state) for key, state in self.enrolments.items()]
         facts += [("sponsor", key, *state) for key, state in self.sponsors.items()]
-        facts += [("hold", key, hold.payer, hold.payee, hold.paid + 1) for key, hold in self.holds.items()]
+        facts += [
+            ("hold", key, hold.payer, hold.payee, int(hold.phase), hold.paid, hold.request)
+            for key, hold in self.holds.items()
+        ]
         facts += [("allowance", *key, amount) for key, amount in self.allowances.items()]
         facts += [("backing", *key, amount) for key, amount in self.backing.items()]
+        facts += [("cap", *key, amount) for key, amount in self.caps.items()]
+        facts += [("ceiling", *item) for item in self.ceilings.items()]
+        facts += [("request", *item) for item in self.requests.items()]
+        for account, suspensions in self.suspensions.items():
+            facts += [("suspension", account, *item) for item in suspensions.items()]
+        facts += [("key", *item) for item in self.keys.items()]
+        facts += [("tag", *item) for item in self.tags.items()]
         for scope, waiting in self._waiting.items():
             facts += [("waiting", scope, sequence, record.id) for sequence, record in waiting.items()]
         return sorted(compute_leaf(Tag.STATE_LEAF, encode(fact)) for fact in facts)

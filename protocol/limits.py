@@ -41,8 +41,20 @@ PURPOSE_BYTES_MAX = 512
 JOB_CLASS_BYTES_MAX = 32
 JOB_CLASSES_MAX = 32
 
+APPEAL_BYTES_MAX = 128
+"""An address to which the owner of a suspended account can turn."""
+
+REASON_CODE_MAX = 255
+SUSPENSION_SECONDS_MAX = 90 * 24 * 3600
+"""A suspension is provisional: whoever wants a longer one has to decide again, in public."""
+
+CHARTER_BYTES_MAX = RECORD_BYTES_MAX - 512
+"""A charter must fit into one record, so that it can be amended. 100 members with names of 20 bytes take 16 kB; the
+rest holds 200 devices."""
+
 SIGNERS_MAX = 2
-"""An enrolment is signed by a member and by the person; everything else by one key."""
+"""An enrolment or a leave is signed by a member and by the person, a rotation by the old and the new key; everything
+else by one key."""
 
 MEMBERS_MAX = 100
 """More members than that want a federation of federations: every member answers every batch."""

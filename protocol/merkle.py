@@ -12,17 +12,17 @@ from hashlib import sha256
 from protocol.errors import InvalidInput
 from protocol.identifiers import Tag
 
-_NODE = Tag.MERKLE_NODE.value
-EMPTY_ROOT = sha256(Tag.MERKLE_EMPTY.value).digest()
+_NODE = Tag.MERKLE_NODE
+EMPTY_ROOT = sha256(Tag.MERKLE_EMPTY).digest()
 
 
 def compute_leaf(tag: Tag, content: bytes) -> bytes:
     """The leaf of `content`; the tag keeps leaves apart from nodes, and leaves of one type from those of another."""
-    return sha256(tag.value + content).digest()
+    return sha256(tag + content).digest()
 
 
 def _next_level(level: Sequence[bytes]) -> list[bytes]:
-    parents = [sha256(_NODE + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
+    parents = [sha256(_NODE + left + right).digest() for left, right in zip(level[::2], level[1::2], strict=False)]
     if len(level) % 2:
         parents.append(level[-1])
     return parents

@@ -15,23 +15,26 @@ from typing import NamedTuple
 from protocol.codec import binary, binary_up_to, decode, encode, items, list_of, uint
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES
-from protocol.limits import BATCH_BYTES_MAX, FRONTIER_HEADS_MAX, MEMBER_NUMBER_MAX, MEMBERS_MAX, SYNC_BYTES_MAX
-from protocol.replica import Replica
+from protocol.limits import BATCH_BYTES_MAX, FRONTIER_HEADS_MAX, MEMBER_NUMBER_MAX, SYNC_BYTES_MAX
+from protocol.replica import LogName, Replica
 
 PROBE, PULL = 1, 2
 LOCATORS_PER_LOG_MAX = 64
 """Positions 1, 2, 4, 8 ... before a head reach back to the start of any log."""
+
+LOGS_MAX = 256
+"""Logs that one pull asks for; what is left is asked for next."""
 
 PIECE_BATCHES_MAX = 1024
 _BATCHES_BYTES_MAX = SYNC_BYTES_MAX + BATCH_BYTES_MAX
 _REQUEST_BYTES_MAX = 1024 * 1024
 
 _MEMBER = uint(MEMBER_NUMBER_MAX, 1)
-_PLACE = items(_MEMBER, uint(), binary(ID_BYTES))
+_PLACE = items(_MEMBER, uint(), uint(), binary(ID_BYTES))
 _PROBE_SHAPE = items(uint(PROBE, PROBE), binary(ID_BYTES))
 _PULL_SHAPE = items(
     uint(PULL, PULL),
-    list_of(items(_MEMBER, list_of(items(uint(), binary(ID_BYTES)), LOCATORS_PER_LOG_MAX)), MEMBERS_MAX, 1),
+    list_of(items(_MEMBER, uint(), list_of(items(uint(), binary(ID_BYTES)), LOCATORS_PER_LOG_MAX)), LOGS_MAX, 1),
 )
 _FRONTIER_SHAPE = list_of(_PLACE, FRONTIER_HEADS_MAX)
 _PIECE_SHAPE = items(uint(1), list_of(binary_up_to(BATCH_BYTES_MAX, 1), PIECE_BATCHES_MAX))
@@ -41,6 +44,7 @@ class Place(NamedTuple):
     """A batch's place in a log."""
 
     member: int
+    version: int
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a place
     batch: bytes
 
@@ -49,6 +53,7 @@ class LogLocator(NamedTuple):
     """What the puller has of one log: (index, batch id), newest first; empty when it has nothing."""
 
     member: int
+    version: int
     known: tuple[tuple[int, bytes], ...]
 
 
@@ -60,9 +65,11 @@ class Piece(NamedTuple):
 
 
 def get_heads(replica: Replica) -> tuple[Place, ...]:
-    """The frontier as places: logs in ascending order of their members, forked ones last."""
-    frontier = sorted(replica.get_frontier().items(), key=lambda log: (log[0] in replica.forks, log[0]))
-    return tuple(Place(member, replica.entries[head].index, head) for member, heads in frontier for head in heads)
+    """The frontier as places: logs of new charter versions first, in ascending order of members, forked ones last."""
+    frontier = sorted(
+        replica.get_frontier().items(), key=lambda log: (log[0] in replica.forked_logs, -log[0][1], log[0][0])
+    )
+    return tuple(Place(*log, replica.entries[head].index, head) for log, heads in frontier for head in heads)
 
 
 def compute_frontier_digest(replica: Replica) -> bytes:
@@ -86,7 +93,7 @@ def decode_request(encoded: bytes) -> bytes | tuple[LogLocator, ...]:
         return bytes(decode(_PROBE_SHAPE, encoded, _REQUEST_BYTES_MAX)[1])
     raw = decode(_PULL_SHAPE, encoded, _REQUEST_BYTES_MAX)[1]
     locators = tuple(LogLocator._make(locator) for locator in raw)
-    if len({locator.member for locator in locators}) != len(locators):
+    if len({locator[:2] for locator in locators}) != len(locators):
         raise InvalidInput("a pull names each log once")
     return locators
 
@@ -123,14 +130,15 @@ def compute_locators(
     Normally its own heads suffice: the other side is ahead on the same chain. When their unknown head stands at an
     index that this replica has, the log is forked, and ids further back find the place where the branches part.
     """
-    unknown: dict[int, int] = {}
+    unknown: dict[LogName, int] = {}
     for place in theirs:
-        if place.batch not in replica and place.member in replica.logs and place.member not in ignored:
-            unknown[place.member] = min(place.index, unknown.get(place.member, place.index))
+        name = (place.member, place.version)
+        if place.batch not in replica and place.member not in ignored:
+            unknown[name] = min(place.index, unknown.get(name, place.index))
     locators = []
-    for member, lowest in sorted(unknown.items()):
-        log = replica.logs[member]
-        known = [(replica.entries[head].index, head) for head in sorted(replica.heads[member])]
+    for name, lowest in sorted(unknown.items())[:LOGS_MAX]:
+        log = replica.get_log(name)
+        known = [(replica.entries[head].index, head) for head in sorted(replica.heads.get(name, ()))]
         if lowest < len(log) or len(known) > 1:
             step, index = 1, len(log) - 1
             while index > 0:
@@ -138,19 +146,19 @@ def compute_locators(
                 known.extend((index, batch) for batch in log[index])
                 step *= 2
         known.sort(key=lambda place: (-place[0], place[1]))
-        locators.append(LogLocator(member, tuple(known[:LOCATORS_PER_LOG_MAX])))
+        locators.append(LogLocator(*name, tuple(known[:LOCATORS_PER_LOG_MAX])))
     return tuple(locators)
 
 
 def compute_missing(replica: Replica, locators: Iterable[LogLocator]) -> list[bytes]:
     """Ids of the batches that come after what the locators name, parents first."""
     missing: list[bytes] = []
-    for member, known in locators:
-        log = replica.logs.get(member)
+    for member, version, known in locators:
+        log = replica.get_log((member, version))
         if not log:
             continue
         held = [batch for _, batch in known if batch in replica]
-        if member not in replica.forks:
+        if (member, version) not in replica.forked_logs:
             start = 1 + max((replica.entries[batch].index for batch in held), default=-1)
             missing.extend(log[index][0] for index in range(start, len(log)))
         else:

@@ -11,17 +11,20 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+from protocol.attempts import Round
 from protocol.batches import (
     HEADER_BYTES_MAX,
     Batch,
+    Header,
     compute_batch_id,
     compute_record_leaf,
     compute_statement_leaf,
     decode_header,
     is_signed_header,
 )
-from protocol.charter import Charter
+from protocol.charter import Charters
 from protocol.codec import binary, binary_up_to, decode, encode, items, list_of, uint
+from protocol.equivocation import get_charter
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES
 from protocol.limits import (
@@ -37,10 +40,13 @@ from protocol.merkle import compute_levels, compute_path, compute_root_from_path
 from protocol.records import Record, decode_record
 from protocol.replica import Introduction, Replica
 from protocol.signatures import SIGNATURE_BYTES
-from protocol.statements import Commit, CommitBatch, decode_statement
+from protocol.statements import Commit, CommitBatch, Proof, Statement, Vote, VoteBatch, decode_statement
 
 RECEIPT_BYTES_MAX = RECORD_BYTES_MAX + MEMBERS_MAX * 2048
-_PATH = list_of(binary(ID_BYTES), 16)
+PATH_SHAPE = list_of(binary(ID_BYTES), 16)
+
+Place = tuple[bytes, int]
+"""(batch, position) at which a record was introduced."""
 
 
 class IntroductionProof(NamedTuple):
@@ -56,15 +62,31 @@ class IntroductionProof(NamedTuple):
     path: tuple[bytes, ...]
 
 
-class CommitProof(NamedTuple):
-    """A member's commit to the record through introduction number `introduction`."""
+class StatementProof(NamedTuple):
+    """The statement stands at `position` of the batch with this signed header."""
 
-    introduction: int
     header_bytes: bytes
     signature: bytes
     statement_bytes: bytes
     position: int
     path: tuple[bytes, ...]
+
+
+STATEMENT_PROOF_SHAPES = (
+    binary_up_to(HEADER_BYTES_MAX),
+    binary(SIGNATURE_BYTES),
+    binary_up_to(STATEMENT_BYTES_MAX, 1),
+    uint(STATEMENTS_PER_BATCH_MAX - 1),
+    PATH_SHAPE,
+)
+
+
+class Spoken(NamedTuple):
+    """What a proven statement says, and in which batch."""
+
+    header: Header
+    batch: bytes
+    statement: Statement
 
 
 _RECEIPT = items(
@@ -75,23 +97,12 @@ _RECEIPT = items(
             binary_up_to(HEADER_BYTES_MAX),
             list_of(binary(SIGNATURE_BYTES), SIGNERS_MAX),
             uint(RECORDS_PER_BATCH_MAX - 1),
-            _PATH,
+            PATH_SHAPE,
         ),
         MEMBERS_MAX,
         1,
     ),
-    list_of(
-        items(
-            uint(MEMBERS_MAX - 1),
-            binary_up_to(HEADER_BYTES_MAX),
-            binary(SIGNATURE_BYTES),
-            binary_up_to(STATEMENT_BYTES_MAX, 1),
-            uint(STATEMENTS_PER_BATCH_MAX - 1),
-            _PATH,
-        ),
-        MEMBERS_MAX,
-        1,
-    ),
+    list_of(items(uint(MEMBERS_MAX - 1), *STATEMENT_PROOF_SHAPES), MEMBERS_MAX, 1),
 )
 
 
@@ -99,70 +110,97 @@ class VerifiedReceipt(NamedTuple):
     """What a receipt proves."""
 
     record: Record
-    attempt: int
+    round: Round
     members: tuple[int, ...]
     """The members whose commits it shows, ascending."""
 
 
-def verify_receipt(charter: Charter, encoded: bytes) -> VerifiedReceipt:
-    """What the receipt proves under this charter. Raises: InvalidInput when it proves nothing."""
+def verify_receipt(charters: Charters, encoded: bytes) -> VerifiedReceipt:
+    """What the receipt proves under these versions of the charter. Raises: InvalidInput when it proves nothing."""
     _, record_bytes, raw_introductions, raw_commits = decode(_RECEIPT, encoded, RECEIPT_BYTES_MAX)
-    record = decode_record(charter.federation, record_bytes)
+    federation = charters[0].federation
+    record = decode_record(federation, record_bytes)
     introductions = []
     for raw in raw_introductions:
-        introductions.append(_verify_introduction(charter, record, IntroductionProof._make(raw)))
+        introductions.append(verify_introduction(federation, record, IntroductionProof._make(raw)))
     members: list[int] = []
-    attempts = set()
+    rounds = set()
     for raw in raw_commits:
-        member, attempt = _verify_commit(charter, introductions, CommitProof._make(raw))
+        member, commit_round = _verify_commit(charters, introductions, raw[0], StatementProof._make(raw[1:]))
         members.append(member)
-        attempts.add(attempt)
+        rounds.add(commit_round)
     if {raw[0] for raw in raw_commits} != set(range(len(introductions))):
         raise InvalidInput("the receipt holds an introduction that no commit in it uses")
     if members != sorted(set(members)):
         raise InvalidInput("the commits must stand in ascending order of their members, each once")
-    if len(attempts) != 1:
+    if len(rounds) != 1:
         raise InvalidInput("the commits don't belong to one round")
+    commit_round = rounds.pop()
+    charter = charters[commit_round.version]
     weight = sum(charter.weights[member] for member in members)
     if weight < charter.quorum:
         raise InvalidInput(f"commits of weight {weight} are no quorum; {charter.quorum} is needed")
-    return VerifiedReceipt(record, attempts.pop(), tuple(members))
+    return VerifiedReceipt(record, commit_round, tuple(members))
 
 
-def _verify_introduction(charter: Charter, record: Record, proof: IntroductionProof) -> tuple[bytes, int]:
-    """(batch id, position) at which the record was introduced."""
+def verify_introduction(federation: bytes, record: Record, proof: IntroductionProof) -> Place:
+    """Where the record was introduced. Raises: InvalidInput."""
     header = decode_header(proof.header_bytes)
     if proof.signatures == record.signatures:
         raise InvalidInput("signatures that equal the record's are left out")
     leaf = compute_record_leaf(record, proof.signatures or record.signatures)
     if compute_root_from_path(leaf, proof.position, header.record_count, proof.path) != header.record_root:
-        raise InvalidInput("the record does not stand in the batch that the receipt names")
-    return compute_batch_id(charter.federation, proof.header_bytes), proof.position
+        raise InvalidInput("the record does not stand in the batch that is named")
+    return compute_batch_id(federation, proof.header_bytes), proof.position
 
 
-def _verify_commit(charter: Charter, introductions: list[tuple[bytes, int]], proof: CommitProof) -> tuple[int, int]:
-    """(member, attempt) of a commit to the record."""
-    if proof.introduction >= len(introductions):
-        raise InvalidInput("a commit names an introduction that the receipt does not hold")
-    batch_id, position = introductions[proof.introduction]
+def verify_statement(charters: Charters, proof: StatementProof) -> Spoken:
+    """What a member said under the charter version that it names. Raises: InvalidInput when it did not sign it."""
     header = decode_header(proof.header_bytes)
-    own_id = compute_batch_id(charter.federation, proof.header_bytes)
-    if not is_signed_header(charter, header, own_id, proof.signature):
-        raise InvalidInput("a batch in the receipt is not signed by a member of this federation")
+    charter = get_charter(charters, header.charter_version)
+    batch_id = compute_batch_id(charter.federation, proof.header_bytes)
+    if not is_signed_header(charter, header, batch_id, proof.signature):
+        raise InvalidInput("a batch is not signed by a member of this federation")
     leaf = compute_statement_leaf(proof.statement_bytes)
     root = compute_root_from_path(leaf, proof.position, header.statement_count, proof.path)
     if root != header.statement_root:
-        raise InvalidInput("a commit does not stand in the batch that the receipt names")
-    statement = decode_statement(proof.statement_bytes)
-    if isinstance(statement, CommitBatch):
-        is_covered, attempt = not statement.excluded >> position & 1, 0
-    elif isinstance(statement, Commit):
-        is_covered, attempt = statement.position == position, statement.attempt
-    else:
+        raise InvalidInput("a statement does not stand in the batch that is named")
+    return Spoken(header, batch_id, decode_statement(proof.statement_bytes))
+
+
+def get_attempt(statement: Statement, batch: bytes, place: Place) -> int | None:
+    """The attempt at which a vote or commit in `batch` speaks of the record at `place`; None when it does not."""
+    if not isinstance(statement, (VoteBatch, CommitBatch, Vote, Commit)) or (statement.batch or batch) != place[0]:
+        return None
+    if isinstance(statement, (VoteBatch, CommitBatch)):
+        return None if statement.excluded >> place[1] & 1 else 0
+    return statement.attempt if statement.position == place[1] else None
+
+
+def _verify_commit(
+    charters: Charters, introductions: list[Place], number: int, proof: StatementProof
+) -> tuple[int, Round]:
+    """(member, round) of a commit to the record through introduction `number`."""
+    if number >= len(introductions):
+        raise InvalidInput("a commit names an introduction that the receipt does not hold")
+    spoken = verify_statement(charters, proof)
+    if not isinstance(spoken.statement, (CommitBatch, Commit)):
         raise InvalidInput("a statement in the receipt is no commit")
-    if not is_covered or (statement.batch or own_id) != batch_id:
+    attempt = get_attempt(spoken.statement, spoken.batch, introductions[number])
+    if attempt is None:
         raise InvalidInput("a commit in the receipt speaks of another record")
-    return header.member, attempt
+    return spoken.header.member, Round(spoken.header.charter_version, attempt)
+
+
+def has_valid_proofs(charters: Charters, batch: Batch) -> bool:
+    """True when each receipt that the batch carries as a statement proves what it says (spec 4.2)."""
+    try:
+        for statement in batch.statements:
+            if isinstance(statement, Proof):
+                verify_receipt(charters, statement.receipt)
+    except InvalidInput:
+        return False
+    return True
 
 
 class ProvableBatch:
@@ -181,12 +219,20 @@ class ProvableBatch:
         """The tree over the statements."""
         return compute_levels([compute_statement_leaf(content) for content in self.batch.statement_bytes])
 
+    def prove_statement(self, position: int) -> StatementProof:
+        """That the member said the statement at this position."""
+        batch = self.batch
+        path = compute_path(self.statement_levels, position)
+        return StatementProof(batch.header_bytes, batch.signature, batch.statement_bytes[position], position, path)
+
 
 def build_receipt(replica: Replica, record_id: bytes, fetch: Callable[[bytes], ProvableBatch]) -> bytes:
     """The smallest receipt that this replica can give for a final record.
 
     `fetch` reads a stored batch. Of the members that committed, the heaviest that make a quorum are shown.
     """
+    if record_id in replica.proofs:
+        return replica.proofs[record_id]
     located = replica.get_introductions(record_id)
     chosen = _choose_commits(replica, located)
     used = sorted({number for number, *_ in chosen})
@@ -202,35 +248,26 @@ def build_receipt(replica: Replica, record_id: bytes, fetch: Callable[[bytes], P
         introductions.append((provable.batch.header_bytes, signatures, position, path))
     commits = []
     for number, _member, batch_id, position in sorted(chosen, key=lambda item: item[1]):
-        provable = fetch(batch_id)
-        commits.append(
-            (
-                used.index(number),
-                provable.batch.header_bytes,
-                provable.batch.signature,
-                provable.batch.statement_bytes[position],
-                position,
-                compute_path(provable.statement_levels, position),
-            )
-        )
+        commits.append((used.index(number), *fetch(batch_id).prove_statement(position)))
     return encode((PROTOCOL_VERSION, record.encoded, tuple(introductions), tuple(commits)))
 
 
 def _choose_commits(replica: Replica, located: Iterable[tuple[Introduction, int]]) -> list[tuple[int, int, bytes, int]]:
     """(introduction number, member, batch, statement position) of a quorum in the first round that has one."""
-    weights = replica.charter.weights
-    by_attempt: dict[int, dict[int, tuple[int, int, bytes, int]]] = {}
+    by_round: dict[Round, dict[int, tuple[int, int, bytes, int]]] = {}
     for number, (introduction, position) in enumerate(located):
         for spoken in introduction.commit_statements:
             if spoken.mask >> position & 1:
-                members = by_attempt.setdefault(spoken.attempt, {})
+                members = by_round.setdefault(spoken.round, {})
                 members.setdefault(spoken.member, (number, spoken.member, spoken.batch, spoken.position))
-    for attempt in sorted(by_attempt):
-        heaviest = sorted(by_attempt[attempt].values(), key=lambda item: (item[0], -weights[item[1]], item[1]))
+    for commit_round in sorted(by_round):
+        charter = replica.ledger.charters[commit_round.version]
+        weights = charter.weights
+        heaviest = sorted(by_round[commit_round].values(), key=lambda item: (item[0], -weights[item[1]], item[1]))
         chosen, weight = [], 0
         for commit in heaviest:
             chosen.append(commit)
             weight += weights[commit[1]]
-            if weight >= replica.charter.quorum:
+            if weight >= charter.quorum:
                 return chosen
     raise AssertionError("a final record has a commit quorum")

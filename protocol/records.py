@@ -8,13 +8,14 @@ the hash of everything before them; so ids are slices and no relay can swap a si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum, unique
 from typing import Any, NamedTuple
 
 from protocol.codec import (
     Shape,
     binary,
+    binary_up_to,
     check_canonical,
     encode,
     items,
@@ -29,10 +30,13 @@ from protocol.credits import AMOUNT_MAX
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES, Tag, compute_id
 from protocol.limits import (
+    APPEAL_BYTES_MAX,
+    CHARTER_BYTES_MAX,
     DRAWS_MAX,
     EPOCH_MAX,
     EPOCHS_MAX,
     GRACE_SECONDS_MAX,
+    INTEGER_MAX,
     JOB_CLASS_BYTES_MAX,
     JOB_CLASSES_MAX,
     MEMBER_NUMBER_MAX,
@@ -41,6 +45,7 @@ from protocol.limits import (
     OUTPUTS_MAX,
     PROTOCOL_VERSION,
     PURPOSE_BYTES_MAX,
+    REASON_CODE_MAX,
     RECORD_BYTES_MAX,
     SIGNERS_MAX,
 )
@@ -52,8 +57,7 @@ NONE = b""
 
 @unique
 class Kind(IntEnum):
-    """What a record does. Numbers 8 to 14 are reserved for leave, reclaim-request, reclaim, suspend, reinstate,
-    amend and rotate (spec 7)."""
+    """What a record does (spec 7)."""
 
     TRANSFER = 1
     PROGRAM = 2
@@ -62,6 +66,13 @@ class Kind(IntEnum):
     SPONSOR = 5
     HOLD = 6
     SETTLE = 7
+    LEAVE = 8
+    RECLAIM_REQUEST = 9
+    RECLAIM = 10
+    SUSPEND = 11
+    REINSTATE = 12
+    AMEND = 13
+    ROTATE = 14
 
 
 @unique
@@ -78,7 +89,7 @@ SCOPE_BYTES = 1 + ID_BYTES
 
 
 def account_scope(account: bytes) -> bytes:
-    """The scope of an account, an issuance account included."""
+    """The scope of an account: a person's or donor's, a member's own, or an issuance account."""
     return b"\x01" + account
 
 
@@ -90,6 +101,11 @@ def hold_scope(hold: bytes) -> bytes:
 def person_scope(tag: bytes) -> bytes:
     """The scope of a person's enrolments, named by a random tag."""
     return b"\x03" + tag
+
+
+def charter_scope(federation: bytes) -> bytes:
+    """The scope of a federation's amendments."""
+    return b"\x04" + federation
 
 
 class Lot(NamedTuple):
@@ -123,6 +139,8 @@ class Transfer(NamedTuple):
 class Program(NamedTuple):
     """Declares a compute budget; its id is the record's id."""
 
+    member: int
+    """Number of the member whose budget it is; the record stands in that member's account."""
     name: str
     purpose: str
     allowance: int
@@ -160,6 +178,7 @@ class Grant(NamedTuple):
 class Sponsor(NamedTuple):
     """A member vouches for a donor's account until the end of an epoch."""
 
+    member: int
     donor: bytes
     until_epoch: int
 
@@ -211,7 +230,63 @@ class Settle(NamedTuple):
     """Id of the job's receipt, or none."""
 
 
-Body = Transfer | Program | Enrol | Grant | Sponsor | Hold | Settle
+class Leave(NamedTuple):
+    """Ends the enrolment in the slot before; a person and the member that enrolled it agree (spec 7.9)."""
+
+    member: int
+    account: bytes
+
+
+class ReclaimRequest(NamedTuple):
+    """A payer announces that it wants an escrow back; from here on the payee has the hold's grace to settle."""
+
+    hold: bytes
+
+
+class Reclaim(NamedTuple):
+    """Ends a hold that its payee did not settle: everything goes back (spec 7.10)."""
+
+    request: bytes
+    """Id of the reclaim-request."""
+
+
+class Suspend(NamedTuple):
+    """A member stops an account that it enrolled or sponsors, for a bounded time (spec 7.11)."""
+
+    member: int
+    account: bytes
+    reason: int
+    """A code that the federation's policy explains."""
+    evidence: bytes
+    """Hash of what the member decided on, or none."""
+    until_epoch: int
+    """The last epoch of the suspension."""
+    appeal: str
+    """To whom the owner can turn."""
+
+
+class Reinstate(NamedTuple):
+    """A member ends its own suspension of an account."""
+
+    member: int
+    account: bytes
+
+
+class Amend(NamedTuple):
+    """The federation's next constitution, in full (spec 7.13)."""
+
+    charter: bytes
+    """Canonical bytes of the next charter version; whether they are one is judged by voters."""
+
+
+class Rotate(NamedTuple):
+    """An account's next key; signed by the key before and by this one (spec 7.12)."""
+
+    key: bytes
+
+
+_BodyOfAccount = Transfer | Program | Grant | Sponsor | Hold | ReclaimRequest | Suspend | Reinstate | Rotate
+Body = _BodyOfAccount | Enrol | Leave | Settle | Reclaim | Amend
 
 _ID = binary(ID_BYTES)
 _OPTIONAL_ID = optional_binary(ID_BYTES)
@@ -219,69 +294,117 @@ _AMOUNT = uint(AMOUNT_MAX, 1)
 _EXPIRY = uint(2 * EPOCH_MAX)
 _EPOCH = uint(EPOCH_MAX, 1)
 _LABEL = text(JOB_CLASS_BYTES_MAX, 1)
+_MEMBER = uint(MEMBER_NUMBER_MAX, 1)
 
-_BODY_SHAPES: dict[int, Shape] = {
-    Kind.TRANSFER: items(list_of(items(_ID, _OPTIONAL_ID, _EXPIRY, _AMOUNT), OUTPUTS_MAX, 1), text(MEMO_BYTES_MAX)),
-    Kind.PROGRAM: items(
-        text(NAME_BYTES_MAX, 1),
-        text(PURPOSE_BYTES_MAX),
-        _AMOUNT,
-        uint(EPOCHS_MAX),
-        uint(1),
-        set_of(_LABEL, JOB_CLASSES_MAX),
-    ),
-    Kind.ENROL: items(uint(MEMBER_NUMBER_MAX, 1), _ID),
-    Kind.GRANT: items(_ID, _EXPIRY, list_of(items(_ID, _ID, _AMOUNT), OUTPUTS_MAX, 1)),
-    Kind.SPONSOR: items(_ID, _EPOCH),
-    Kind.HOLD: items(
-        _ID,
-        list_of(items(_OPTIONAL_ID, _EXPIRY, _AMOUNT), DRAWS_MAX, 1),
-        items(uint(), _ID, binary(PUBLIC_KEY_BYTES), uint(GRACE_SECONDS_MAX, 1), _ID, _ID, _LABEL),
-    ),
-    Kind.SETTLE: items(uint(), uint(AMOUNT_MAX), binary(SIGNATURE_BYTES), _OPTIONAL_ID, uint(AMOUNT_MAX), _OPTIONAL_ID),
-}
 
-_SCOPE_KINDS = {
-    Kind.TRANSFER: ScopeKind.ACCOUNT,
-    Kind.PROGRAM: ScopeKind.ACCOUNT,
-    Kind.ENROL: ScopeKind.PERSON,
-    Kind.GRANT: ScopeKind.ACCOUNT,
-    Kind.SPONSOR: ScopeKind.ACCOUNT,
-    Kind.HOLD: ScopeKind.ACCOUNT,
-    Kind.SETTLE: ScopeKind.HOLD,
-}
+class _Form(NamedTuple):
+    """What a well-formed record of one kind looks like."""
 
-_SIGNER_COUNTS = {kind: 2 if kind is Kind.ENROL else 1 for kind in Kind}
+    scope: ScopeKind
+    signer_count: int
+    make: Callable[[tuple[Any, ...]], Body]
+    body: Shape
 
-_RECORD = items(
-    uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
-    uint(max(Kind), 1),
-    _EPOCH,
-    binary(SCOPE_BYTES),
-    uint(),
-    _OPTIONAL_ID,
-    lambda _body: None,
-    list_of(binary(PUBLIC_KEY_BYTES), SIGNERS_MAX, 1),
-    list_of(binary(SIGNATURE_BYTES), SIGNERS_MAX, 1),
+
+_MEMO = text(MEMO_BYTES_MAX)
+
+
+def _check_transfer(raw: Any) -> None:
+    """The shape of the body of a transfer; written out, as most records are transfers."""
+    if type(raw) is not tuple or len(raw) != 2 or type(raw[0]) is not tuple or not 1 <= len(raw[0]) <= OUTPUTS_MAX:
+        raise InvalidInput(f"a transfer has 1 to {OUTPUTS_MAX} outputs and a memo")
+    for output in raw[0]:
+        if type(output) is not tuple or len(output) != 4:
+            raise InvalidInput("an output is an array of 4 items")
+        account, program, expiry_epoch, amount = output
+        if not (
+            type(account) is bytes
+            and len(account) == ID_BYTES
+            and type(program) is bytes
+            and len(program) in (0, ID_BYTES)
+            and type(expiry_epoch) is int
+            and 0 <= expiry_epoch <= 2 * EPOCH_MAX
+            and type(amount) is int
+            and 1 <= amount <= AMOUNT_MAX
+        ):
+            raise InvalidInput("an item of an output has a wrong type or size")
+    _MEMO(raw[1])
+
+
+def _make_transfer(raw: tuple[Any, ...]) -> Body:
+    return Transfer(tuple(map(Output._make, raw[0])), raw[1])
+
+
+def _make_grant(raw: tuple[Any, ...]) -> Body:
+    return Grant(raw[0], raw[1], tuple(map(GrantOutput._make, raw[2])))
+
+
+def _make_hold(raw: tuple[Any, ...]) -> Body:
+    return Hold(raw[0], tuple(map(Draw._make, raw[1])), Terms._make(raw[2]))
+
+
+_PROGRAM = items(
+    _MEMBER,
+    text(NAME_BYTES_MAX, 1),
+    text(PURPOSE_BYTES_MAX),
+    _AMOUNT,
+    uint(EPOCHS_MAX),
+    uint(1),
+    set_of(_LABEL, JOB_CLASSES_MAX),
 )
+_GRANT = items(_ID, _EXPIRY, list_of(items(_ID, _ID, _AMOUNT), OUTPUTS_MAX, 1))
+_TERMS = items(uint(), _ID, binary(PUBLIC_KEY_BYTES), uint(GRACE_SECONDS_MAX, 1), _ID, _ID, _LABEL)
+_HOLD = items(_ID, list_of(items(_OPTIONAL_ID, _EXPIRY, _AMOUNT), DRAWS_MAX, 1), _TERMS)
+_SETTLE = items(uint(), uint(AMOUNT_MAX), binary(SIGNATURE_BYTES), _OPTIONAL_ID, uint(AMOUNT_MAX), _OPTIONAL_ID)
+_SUSPEND = items(_MEMBER, _ID, uint(REASON_CODE_MAX), _OPTIONAL_ID, _EPOCH, text(APPEAL_BYTES_MAX))
+
+_FORMS: dict[int, _Form] = {
+    Kind.TRANSFER: _Form(ScopeKind.ACCOUNT, 1, _make_transfer, _check_transfer),
+    Kind.PROGRAM: _Form(ScopeKind.ACCOUNT, 1, Program._make, _PROGRAM),
+    Kind.ENROL: _Form(ScopeKind.PERSON, 2, Enrol._make, items(_MEMBER, _ID)),
+    Kind.GRANT: _Form(ScopeKind.ACCOUNT, 1, _make_grant, _GRANT),
+    Kind.SPONSOR: _Form(ScopeKind.ACCOUNT, 1, Sponsor._make, items(_MEMBER, _ID, _EPOCH)),
+    Kind.HOLD: _Form(ScopeKind.ACCOUNT, 1, _make_hold, _HOLD),
+    Kind.SETTLE: _Form(ScopeKind.HOLD, 1, Settle._make, _SETTLE),
+    Kind.LEAVE: _Form(ScopeKind.PERSON, 2, Leave._make, items(_MEMBER, _ID)),
+    Kind.RECLAIM_REQUEST: _Form(ScopeKind.ACCOUNT, 1, ReclaimRequest._make, items(_ID)),
+    Kind.RECLAIM: _Form(ScopeKind.HOLD, 1, Reclaim._make, items(_ID)),
+    Kind.SUSPEND: _Form(ScopeKind.ACCOUNT, 1, Suspend._make, _SUSPEND),
+    Kind.REINSTATE: _Form(ScopeKind.ACCOUNT, 1, Reinstate._make, items(_MEMBER, _ID)),
+    Kind.AMEND: _Form(ScopeKind.CHARTER, 1, Amend._make, items(binary_up_to(CHARTER_BYTES_MAX, 1))),
+    Kind.ROTATE: _Form(ScopeKind.ACCOUNT, 2, Rotate._make, items(binary(PUBLIC_KEY_BYTES))),
+}
 
 
-def _make_body(kind: int, raw: tuple[Any, ...]) -> Body:
-    match kind:
-        case Kind.TRANSFER:
-            return Transfer(tuple(map(Output._make, raw[0])), raw[1])
-        case Kind.PROGRAM:
-            return Program._make(raw)
-        case Kind.ENROL:
-            return Enrol._make(raw)
-        case Kind.GRANT:
-            return Grant(raw[0], raw[1], tuple(map(GrantOutput._make, raw[2])))
-        case Kind.SPONSOR:
-            return Sponsor._make(raw)
-        case Kind.HOLD:
-            return Hold(raw[0], tuple(map(Draw._make, raw[1])), Terms._make(raw[2]))
-        case _:
-            return Settle._make(raw)
+def _check_fields(raw: Any) -> None:
+    """The shape of a record but for its body; written out, as every record of the federation passes here."""
+    if type(raw) is not tuple or len(raw) != 9:
+        raise InvalidInput("a record is an array of 9 items")
+    version, kind, epoch, scope, sequence, prev, _body, signers, signatures = raw
+    if not (
+        type(version) is int
+        and version == PROTOCOL_VERSION
+        and type(kind) is int
+        and kind in _FORMS
+        and type(epoch) is int
+        and 1 <= epoch <= EPOCH_MAX
+        and type(scope) is bytes
+        and len(scope) == SCOPE_BYTES
+        and type(sequence) is int
+        and 0 <= sequence <= INTEGER_MAX
+        and type(prev) is bytes
+        and len(prev) in (0, ID_BYTES)
+        and type(signers) is tuple
+        and 1 <= len(signers) <= SIGNERS_MAX
+        and type(signatures) is tuple
+        and len(signatures) == len(signers)
+    ):
+        raise InvalidInput("a field of the record has a wrong type or size")
+    for signer, signature in zip(signers, signatures, strict=True):
+        if type(signer) is not bytes or len(signer) != PUBLIC_KEY_BYTES:
+            raise InvalidInput("a signer is a public key of 32 bytes")
+        if type(signature) is not bytes or len(signature) != SIGNATURE_BYTES:
+            raise InvalidInput("a signature has 64 bytes")
 
 
 class Record(NamedTuple):
@@ -300,7 +423,7 @@ class Record(NamedTuple):
 
     @property
     def account(self) -> bytes:
-        """The id in the scope: an account's, a hold's or a person's tag."""
+        """The id in the scope: an account's, a hold's, a person's tag or the federation's."""
         return self.scope[1:]
 
     @property
@@ -316,21 +439,23 @@ def _tail_bytes(signature_count: int) -> int:
 def decode_record(federation: bytes, encoded: bytes) -> Record:
     """The record that `encoded` spells. Raises: InvalidInput when it is not well-formed (spec 3.3)."""
     raw = unpack(encoded, RECORD_BYTES_MAX)
-    _RECORD(raw)
+    _check_fields(raw)
     _, kind, epoch, scope, sequence, prev, raw_body, signers, signatures = raw
-    _BODY_SHAPES[kind](raw_body)
+    form = _FORMS[kind]
+    form.body(raw_body)
     check_canonical(raw, encoded)
-    if scope[0] != _SCOPE_KINDS[kind]:
+    if scope[0] != form.scope:
         raise InvalidInput(f"a {Kind(kind).name.lower()} can't stand in a scope of kind {scope[0]}")
-    if len(signers) != _SIGNER_COUNTS[kind] or len(signatures) != len(signers):
-        raise InvalidInput("wrong number of signers or signatures")
+    if len(signers) != form.signer_count:
+        raise InvalidInput("wrong number of signers")
     if sequence and scope[0] == ScopeKind.HOLD:
         raise InvalidInput("a hold has one slot, number 0")
+    if scope[0] == ScopeKind.CHARTER and scope != charter_scope(federation):
+        raise InvalidInput("a federation's amendments stand in the scope of its own charter")
     if (sequence == 0) != (prev == NONE):
         raise InvalidInput("the first slot of a scope has no predecessor, every other slot has one")
     record_id = compute_id(Tag.RECORD, federation, encoded[: -_tail_bytes(len(signatures))])
-    body = _make_body(kind, raw_body)
-    return Record(kind, epoch, scope, sequence, prev, body, signers, signatures, record_id, encoded)
+    return Record(kind, epoch, scope, sequence, prev, form.make(raw_body), signers, signatures, record_id, encoded)
 
 
 class RecordDraft(NamedTuple):
@@ -368,10 +493,10 @@ def sign_record(federation: bytes, draft: RecordDraft, keys: Sequence[Signer]) -
 
 def has_valid_signatures(record: Record) -> bool:
     """True when every signer signed this record's id. The costliest rule: about 70 us a signature."""
-    return all(
-        is_valid_signature(signer, record.id, signature)
-        for signer, signature in zip(record.signers, record.signatures, strict=True)
-    )
+    for signer, signature in zip(record.signers, record.signatures, strict=True):
+        if not is_valid_signature(signer, record.id, signature):
+            return False
+    return True
 
 
 def get_outgoing(record: Record) -> dict[Lot, int]:
@@ -379,13 +504,13 @@ def get_outgoing(record: Record) -> dict[Lot, int]:
     body = record.body
     total: dict[Lot, int] = {}
     if isinstance(body, Transfer):
-        for output in body.outputs:
-            lot = Lot(output.program, output.expiry_epoch)
-            total[lot] = total.get(lot, 0) + output.amount
+        for _, program, expiry_epoch, amount in body.outputs:
+            lot = Lot(program, expiry_epoch)
+            total[lot] = total.get(lot, 0) + amount
     elif isinstance(body, Hold):
-        for draw in body.draws:
-            lot = Lot(draw.program, draw.expiry_epoch)
-            total[lot] = total.get(lot, 0) + draw.amount
+        for program, expiry_epoch, amount in body.draws:
+            lot = Lot(program, expiry_epoch)
+            total[lot] = total.get(lot, 0) + amount
     elif isinstance(body, Grant):
         total[FREE_LOT] = sum(output.amount for output in body.outputs)
     return total
@@ -401,6 +526,10 @@ def get_named_records(record: Record) -> tuple[tuple[Kind, bytes], ...]:
     if isinstance(body, Settle):
         hold = (Kind.HOLD, record.account)
         return (hold, (Kind.PROGRAM, body.gift_program)) if body.gift_program else (hold,)
+    if isinstance(body, ReclaimRequest):
+        return ((Kind.HOLD, body.hold),)
+    if isinstance(body, Reclaim):
+        return ((Kind.HOLD, record.account), (Kind.RECLAIM_REQUEST, body.request))
     return ()
 
 

@@ -7,24 +7,43 @@ replicas that hold the same batches have the same state, byte for byte: a CRDT (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from protocol.batches import Batch
+from protocol.attempts import Claim, Round
+from protocol.batches import Batch, Header
 from protocol.charter import Charter
 from protocol.codec import encode
+from protocol.contests import Contest, Place, PromiseGiven, Slot
 from protocol.equivocation import ForkEvidence, build_fork_evidence
 from protocol.finality import CommitStatement, Tally, full_mask, iterate_positions
 from protocol.identifiers import Tag
 from protocol.ledger import Ledger
 from protocol.merkle import compute_leaf, compute_root
-from protocol.records import Record
-from protocol.statements import Commit, CommitBatch, Statement, Vote, VoteBatch
+from protocol.records import Record, decode_record
+from protocol.statements import (
+    Adopt,
+    Commit,
+    CommitBatch,
+    Promise,
+    Proof,
+    Proposal,
+    Statement,
+    Unlock,
+    UnlockRequest,
+    Vote,
+    VoteBatch,
+    decode_slot_proposal,
+    decode_unlock_request,
+    encode_signed,
+    get_proven_record,
+)
 
-Round = tuple[int, bytes, int]
-"""Votes that add up: (attempt, batch and position of the proposal); (0, none, 0) for the first attempt."""
+LogName = tuple[int, int]
+"""(member, charter version): each member starts a new log with each version, under a vote key of its own (spec 9.7)."""
 
-FIRST_ROUND: Round = (0, b"", 0)
+Ballot = tuple[Round, bytes, int]
+"""Votes that add up: the round, batch and position of the owner's proposal; none and 0 at attempt 0."""
 
 FetchBatch = Callable[[bytes], Batch]
 """Reads an admitted batch from the store by its id."""
@@ -35,14 +54,13 @@ class Introduction:
 
     __slots__ = ("aliases", "batch", "commit_statements", "commits", "final", "ids", "records", "votes")
 
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch.id
-        self.ids = tuple([record.id for record in batch.records])
-        self.records: dict[int, Record] = dict(enumerate(batch.records))
+    def __init__(self, batch: bytes, records: Sequence[Record]) -> None:
+        self.batch = batch
+        self.ids = tuple([record.id for record in records])
+        self.records: dict[int, Record] = dict(enumerate(records))
         """Position -> record, until it is final."""
-        self.votes: dict[Round, Tally] = {}
-        self.commits: dict[int, Tally] = {}
-        """Attempt -> tally."""
+        self.votes: dict[Ballot, Tally] = {}
+        self.commits: dict[Round, Tally] = {}
         self.commit_statements: list[CommitStatement] = []
         self.final = 0
         """Positions that are final."""
@@ -50,12 +68,17 @@ class Introduction:
         """Positions whose record another batch introduced here before: all weight is counted there."""
 
 
+def get_log_name(header: Header) -> LogName:
+    """The log in which the batch stands."""
+    return header.member, header.charter_version
+
+
 class LogEntry(NamedTuple):
     """What a replica remembers of a batch; its bytes are in the store."""
 
     number: int
     """Order of admission at this replica: parents always have lower numbers."""
-    member: int
+    log: LogName
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a header
     parents: tuple[bytes, ...]
 
@@ -65,8 +88,8 @@ class Admission(NamedTuple):
 
     batch: Batch
     introduction: Introduction | None
-    certified: list[tuple[Introduction, int]]
-    """Records that got a certificate at attempt 0, as masks of positions."""
+    certified: list[tuple[Introduction, int, Round]]
+    """Records that got a certificate, as masks of positions, and in which round."""
     final: list[tuple[Introduction, int]]
     applied: list[Record]
     touched: list[bytes]
@@ -77,23 +100,45 @@ class Replica:
     """The set of admitted batches and its state."""
 
     def __init__(self, charter: Charter) -> None:
-        self.charter = charter
         self.federation = charter.federation
         self.ledger = Ledger(charter)
+        self.version = charter.version
+        """The charter version in force: a quorum of the version before has adopted it."""
         self.entries: dict[bytes, LogEntry] = {}
-        self.logs: dict[int, dict[int, list[bytes]]] = {number: {} for number in charter.members}
-        """Member -> index -> ids of its batches there; more than one is a fork."""
-        self.heads: dict[int, set[bytes]] = {number: set() for number in charter.members}
-        """Member -> batches of its log that no other batch of it continues."""
+        self.logs: dict[LogName, dict[int, list[bytes]]] = {}
+        """Log -> index -> ids of its batches there; more than one is a fork."""
+        self.heads: dict[LogName, set[bytes]] = {}
+        """Log -> its batches that no other batch of it continues."""
         self.forks: dict[int, ForkEvidence] = {}
+        """Member -> the first proof that it forked a log of its."""
+        self.forked_logs: set[LogName] = set()
         self.final_count = 0
+        self._adopters: dict[Adopt, set[int]] = {}
         self._introductions: dict[bytes, Introduction] = {}
         self._open: dict[bytes, Introduction] = {}
         """Those that hold a record which is not final."""
         self._located: dict[bytes, tuple[Introduction, int]] = {}
         self._repeated: dict[bytes, list[tuple[Introduction, int]]] = {}
+        self.contests: dict[Slot, Contest] = {}
+        """Slots that somebody asked to unlock, until they are decided."""
+        self._claimed: dict[Slot, tuple[Introduction, int]] = {}
+        """The first record of each open slot that came here."""
+        self._rivals: dict[Slot, list[tuple[Introduction, int]]] = {}
+        """Open slots with several records: where all of them stand."""
+        self._requests: dict[Place, UnlockRequest] = {}
+        self.proofs: dict[bytes, bytes] = {}
+        """Receipts that members logged, by the records that they prove."""
+        self.double_finals: dict[Slot, set[bytes]] = {}
+        """Slots in which a record became final after another one: more was faulty than the quorum tolerates."""
+        self._losers: dict[bytes, Record] = {}
+        """Records whose slot went to another one."""
 
     # -- reading ------------------------------------------------------------------------------------------------
+
+    @property
+    def charter(self) -> Charter:
+        """The charter in force."""
+        return self.ledger.charters[self.version]
 
     def __contains__(self, batch_id: object) -> bool:
         return batch_id in self.entries
@@ -103,7 +148,7 @@ class Replica:
         return [parent for parent in batch.parents if parent not in self.entries]
 
     def is_linked(self, batch: Batch, arriving: Mapping[bytes, Batch]) -> bool:
-        """True when `prev` is the batch of the same log at the index before; its parents are here or `arriving`.
+        """True when `prev` is the batch of the same log at the index before; it is here or `arriving`.
 
         Without this a member could branch its log at two different indexes, and no proof would convict it.
         """
@@ -112,9 +157,9 @@ class Replica:
             return True
         entry = self.entries.get(header.prev)
         if entry is not None:
-            return (entry.member, entry.index) == (header.member, header.index - 1)
+            return (entry.log, entry.index) == (get_log_name(header), header.index - 1)
         before = arriving[header.prev].header
-        return (before.member, before.index) == (header.member, header.index - 1)
+        return (get_log_name(before), before.index) == (get_log_name(header), header.index - 1)
 
     def get_introduction(self, batch_id: bytes) -> Introduction | None:
         """The records of an admitted batch."""
@@ -138,9 +183,55 @@ class Replica:
         located = self._located.get(record_id)
         return located is not None and bool(located[0].final >> located[1] & 1)
 
-    def get_frontier(self) -> dict[int, tuple[bytes, ...]]:
-        """The heads of every log that is not empty, sorted: two closed sets are equal when these are."""
-        return {member: tuple(sorted(heads)) for member, heads in self.heads.items() if heads}
+    def get_claim_places(self, slot: Slot) -> list[tuple[Introduction, int]]:
+        """Where the records that claim an open slot stand; none once it is decided."""
+        claimed = self._claimed.get(slot)
+        return self._rivals.get(slot) or ([claimed] if claimed else [])
+
+    def get_claims(self, slot: Slot) -> list[Record]:
+        """The records that claim an open slot, in the order in which they came here."""
+        return [introduction.records[position] for introduction, position in self.get_claim_places(slot)]
+
+    def get_request(self, place: Place) -> UnlockRequest | None:
+        """The unlock request that stands at this place, while its slot is open."""
+        return self._requests.get(place)
+
+    def is_certified(self, slot: Slot, claim: Claim) -> bool:
+        """True when votes of a quorum in the claim's round stand behind its record, which claims this open slot."""
+        located = self._located.get(claim.record)
+        if located is None or located not in self.get_claim_places(slot):
+            return False
+        introduction, position = located
+        return any(
+            ballot[0] == claim.round and tally.reached >> position & 1 for ballot, tally in introduction.votes.items()
+        )
+
+    def get_losers(self) -> list[Record]:
+        """The records whose slot went to another one."""
+        return list(self._losers.values())
+
+    def get_log(self, log: LogName) -> dict[int, list[bytes]]:
+        """Index -> ids of the batches there; empty for a log that nobody began."""
+        return self.logs.get(log, {})
+
+    def is_supported(self, slot: Slot, promise: PromiseGiven) -> bool:
+        """True when the promise reports nothing, or a certificate that is here."""
+        return promise.report is None or self.is_certified(slot, promise.report)
+
+    def find_certificates(self) -> dict[Slot, list[Claim]]:
+        """The certificates of each open slot that has any."""
+        found: dict[Slot, list[Claim]] = {}
+        for introduction in self._open.values():
+            for ballot, tally in introduction.votes.items():
+                for position in iterate_positions(tally.reached):
+                    record = introduction.records.get(position)
+                    if record is not None:
+                        found.setdefault((record.scope, record.sequence), []).append(Claim(ballot[0], record.id))
+        return found
+
+    def get_frontier(self) -> dict[LogName, tuple[bytes, ...]]:
+        """The heads of every log, sorted: two closed sets are equal when these are."""
+        return {log: tuple(sorted(heads)) for log, heads in self.heads.items()}
 
     # -- growing ------------------------------------------------------------------------------------------------
 
@@ -157,40 +248,81 @@ class Replica:
         fork = self._extend_log(batch, fetch)
         admission = Admission(batch, self._introduce(batch), [], [], [], [], fork)
         for position, statement in enumerate(batch.statements):
-            self._count(header.member, batch.id, position, statement, admission)
+            self._count(header, batch.id, position, statement, admission)
         return admission
 
     def _extend_log(self, batch: Batch, fetch: FetchBatch) -> ForkEvidence | None:
         header = batch.header
-        self.entries[batch.id] = LogEntry(len(self.entries), header.member, header.index, batch.parents)
-        siblings = self.logs[header.member].setdefault(header.index, [])
+        log = get_log_name(header)
+        self.entries[batch.id] = LogEntry(len(self.entries), log, header.index, batch.parents)
+        siblings = self.logs.setdefault(log, {}).setdefault(header.index, [])
         siblings.append(batch.id)
-        heads = self.heads[header.member]
+        heads = self.heads.setdefault(log, set())
         heads.discard(header.prev)
         heads.add(batch.id)
-        if len(siblings) > 1 and header.member not in self.forks:
-            self.forks[header.member] = build_fork_evidence(fetch(siblings[0]), batch)
-            return self.forks[header.member]
+        if len(siblings) > 1:
+            self.forked_logs.add(log)
+            if header.member not in self.forks:
+                self.forks[header.member] = build_fork_evidence(fetch(siblings[0]), batch)
+                return self.forks[header.member]
         return None
 
     def _introduce(self, batch: Batch) -> Introduction | None:
         if not batch.records:
             return None
-        introduction = Introduction(batch)
+        introduction = Introduction(batch.id, batch.records)
         self._introductions[batch.id] = introduction
-        for position, record_id in enumerate(introduction.ids):
-            located = self._located.setdefault(record_id, (introduction, position))
-            if located[0] is not introduction:
-                introduction.aliases[position] = located
-                del introduction.records[position]
-                self._repeated.setdefault(record_id, []).append((introduction, position))
+        for position, record in enumerate(batch.records):
+            self._place(introduction, position, record)
         if introduction.records:
             self._open[batch.id] = introduction
         return introduction
 
-    def _count(self, member: int, batch_id: bytes, position: int, statement: Statement, admission: Admission) -> None:
-        """Count a vote or commit; the batch that it speaks of is here, as a parent of the one that carries it."""
+    def _place(self, introduction: Introduction, position: int, record: Record) -> None:
+        """Note where a record stands, and that it claims its slot."""
+        place = (introduction, position)
+        located = self._located.setdefault(record.id, place)
+        if located is not place:
+            introduction.aliases[position] = located
+            del introduction.records[position]
+            self._repeated.setdefault(record.id, []).append(place)
+        elif self.ledger.is_decided(record.scope, record.sequence):
+            self._losers[record.id] = introduction.records.pop(position)
+        else:
+            slot = (record.scope, record.sequence)
+            first = self._claimed.setdefault(slot, place)
+            if first is not place:
+                self._rivals.setdefault(slot, [first]).append(place)
+
+    def _decide(self, record: Record) -> None:
+        """The record is final: its rivals never will be, and nobody need unlock its slot."""
+        slot = (record.scope, record.sequence)
+        self._claimed.pop(slot, None)
+        for introduction, position in self._rivals.pop(slot, ()):
+            rival = introduction.records.pop(position, None)
+            if rival is not None:
+                self._losers[rival.id] = rival
+                self._close_if_done(introduction)
+        contest = self.contests.pop(slot, None)
+        for place in contest.requests if contest else ():
+            del self._requests[place]
+
+    def _close_if_done(self, introduction: Introduction) -> None:
+        if not introduction.records:
+            self._open.pop(introduction.batch, None)
+
+    def _count(
+        self, header: Header, batch_id: bytes, position: int, statement: Statement, admission: Admission
+    ) -> None:
+        """Count a statement; the batch that it speaks of is here, as a parent of the one that carries it."""
         if not isinstance(statement, (VoteBatch, CommitBatch, Vote, Commit)):
+            match statement:
+                case Adopt():
+                    self._note_adoption(header, statement)
+                case Proof():
+                    self._note_proof(batch_id, statement, admission)
+                case _:
+                    self._note_unlocking(header, (batch_id, position), statement)
             return
         introduction = self._introductions.get(statement.batch or batch_id)
         if introduction is None:
@@ -200,15 +332,48 @@ class Replica:
             mask, attempt = everything & ~statement.excluded, 0
         else:
             mask, attempt = everything & 1 << statement.position, statement.attempt
+        spoken_round = Round(header.charter_version, attempt)
         if isinstance(statement, (VoteBatch, Vote)):
-            vote_round = FIRST_ROUND
+            ballot: Ballot = (spoken_round, b"", 0)
             if isinstance(statement, Vote) and attempt:
-                vote_round = (attempt, statement.proposal_batch or batch_id, statement.proposal_position)
-            self._count_votes(member, vote_round, introduction, mask, admission)
+                ballot = (spoken_round, statement.proposal_batch or batch_id, statement.proposal_position)
+            self._count_votes(header.member, ballot, introduction, mask, admission)
         else:
-            spoken = CommitStatement(member, batch_id, position, attempt, mask)
+            spoken = CommitStatement(header.member, batch_id, position, spoken_round, mask)
             introduction.commit_statements.append(spoken)
-            self._count_commits(member, attempt, introduction, mask, admission)
+            self._count_commits(header.member, spoken_round, introduction, mask, admission)
+
+    def _note_adoption(self, header: Header, adopt: Adopt) -> None:
+        if adopt.charter_version == header.charter_version + 1:
+            self._adopters.setdefault(adopt, set()).add(header.member)
+            self._advance()
+
+    def _advance(self) -> None:
+        """Versions come into force one after the other, each by the quorum of the one before."""
+        while (after := self.ledger.charters.get(self.version + 1)) is not None:
+            adopters = self._adopters.get(Adopt(after.version, after.id), set())
+            if sum(self.charter.weights[member] for member in adopters) < self.charter.quorum:
+                return
+            self.version = after.version
+
+    def _note_unlocking(self, header: Header, place: Place, statement: Statement) -> None:
+        """Keep what frees an open slot: requests and proposals of whoever signed them, and promises (spec 5.6)."""
+        match statement:
+            case Unlock():
+                request = decode_unlock_request(statement.request)
+                if not self.ledger.is_decided(*request.slot):
+                    self._requests[place] = request
+                    self.contests.setdefault(request.slot, Contest()).requests[place] = request
+            case Proposal():
+                proposal = decode_slot_proposal(statement.proposal)
+                if not self.ledger.is_decided(*proposal.slot):
+                    self.contests.setdefault(proposal.slot, Contest()).proposals[place] = proposal
+            case Promise():
+                answered = self._requests.get((statement.unlock_batch or place[0], statement.unlock_position))
+                if answered is not None:
+                    promised = Round(header.charter_version, answered.attempt)
+                    promise = PromiseGiven(header.member, statement.report)
+                    self.contests[answered.slot].note_promise(promised, place[0], promise)
 
     def _split_aliases(self, introduction: Introduction, mask: int) -> Iterable[tuple[Introduction, int]]:
         """Where the weight of `mask` is counted: here, or where a repeated record was introduced first."""
@@ -219,30 +384,52 @@ class Replica:
         yield introduction, mask
 
     def _count_votes(
-        self, member: int, vote_round: Round, introduction: Introduction, mask: int, admission: Admission
+        self, member: int, ballot: Ballot, introduction: Introduction, mask: int, admission: Admission
     ) -> None:
-        weight = self.charter.weights[member]
+        charter = self.ledger.charters[ballot[0].version]
+        weight = charter.weights[member]
         for counted, positions in self._split_aliases(introduction, mask):
-            tally = counted.votes.setdefault(vote_round, Tally())
-            reached = tally.add(member, weight, positions, self.charter.quorum)
-            if reached and vote_round == FIRST_ROUND:
-                admission.certified.append((counted, reached))
+            tally = counted.votes.setdefault(ballot, Tally())
+            reached = tally.add(member, weight, positions, charter.quorum)
+            if reached:
+                admission.certified.append((counted, reached, ballot[0]))
 
     def _count_commits(
-        self, member: int, attempt: int, introduction: Introduction, mask: int, admission: Admission
+        self, member: int, spoken_round: Round, introduction: Introduction, mask: int, admission: Admission
     ) -> None:
-        weight = self.charter.weights[member]
+        charter = self.ledger.charters[spoken_round.version]
+        weight = charter.weights[member]
         for counted, positions in self._split_aliases(introduction, mask):
-            tally = counted.commits.setdefault(attempt, Tally())
-            reached = tally.add(member, weight, positions, self.charter.quorum) & ~counted.final
+            tally = counted.commits.setdefault(spoken_round, Tally())
+            reached = tally.add(member, weight, positions, charter.quorum) & ~counted.final
             if reached:
-                counted.final |= reached
-                admission.final.append((counted, reached))
-                for position in iterate_positions(reached):
-                    self.final_count += 1
-                    admission.applied.extend(self.ledger.offer(counted.records.pop(position)))
-                if not counted.records:
-                    del self._open[counted.batch]
+                self._finalise(counted, reached, admission)
+
+    def _finalise(self, counted: Introduction, reached: int, admission: Admission) -> None:
+        counted.final |= reached
+        admission.final.append((counted, reached))
+        for position in iterate_positions(reached):
+            record = counted.records.pop(position, None)
+            if record is None:
+                loser = self._losers[counted.ids[position]]
+                self.double_finals.setdefault((loser.scope, loser.sequence), set()).add(loser.id)
+                continue
+            self.final_count += 1
+            self._decide(record)
+            admission.applied.extend(self.ledger.offer(record))
+        self._close_if_done(counted)
+        self._advance()
+
+    def _note_proof(self, batch_id: bytes, proof: Proof, admission: Admission) -> None:
+        """A receipt counts as its commits: without that, replicas could disagree for ever about a record that a forked
+        member helped to make final on a branch which some of them never take in (spec 4.7)."""
+        record = decode_record(self.federation, get_proven_record(proof))
+        self.proofs.setdefault(record.id, proof.receipt)
+        if record.id not in self._located:
+            self._place(Introduction(batch_id, [record]), 0, record)
+        counted, position = self._located[record.id]
+        if not counted.final >> position & 1:
+            self._finalise(counted, 1 << position, admission)
 
     # -- comparing ----------------------------------------------------------------------------------------------
 
@@ -252,18 +439,30 @@ class Replica:
         for introduction in self._open.values():
             for position in introduction.records:
                 leaves += _open_leaves(introduction, position)
+        for contest in self.contests.values():
+            leaves += _contest_leaves(contest)
         return compute_root(sorted(leaves))
+
+
+def _contest_leaves(contest: Contest) -> list[bytes]:
+    facts: list[tuple[object, ...]] = [("unlock", *place, encode_signed(it)) for place, it in contest.requests.items()]
+    facts += [("proposal", *place, encode_signed(it)) for place, it in contest.proposals.items()]
+    for promised, given in contest.promises.items():
+        for batch, (member, report) in given.items():
+            reported = (*report.round, report.record) if report else ()
+            facts.append(("promise", batch, *promised, member, reported))
+    return [compute_leaf(Tag.STATE_LEAF, encode(fact)) for fact in facts]
 
 
 def _open_leaves(introduction: Introduction, position: int) -> list[bytes]:
     record_id = introduction.ids[position]
     facts: list[tuple[object, ...]] = [("open", record_id)]
-    for vote_round, tally in introduction.votes.items():
+    for (vote_round, *proposal), tally in introduction.votes.items():
         members = tuple(sorted(m for m, mask in tally.masks.items() if mask >> position & 1))
         if members:
-            facts.append(("votes", record_id, *vote_round, members))
-    for attempt, tally in introduction.commits.items():
+            facts.append(("votes", record_id, *vote_round, *proposal, members))
+    for commit_round, tally in introduction.commits.items():
         members = tuple(sorted(m for m, mask in tally.masks.items() if mask >> position & 1))
         if members:
-            facts.append(("commits", record_id, attempt, members))
+            facts.append(("commits", record_id, *commit_round, members))
     return [compute_leaf(Tag.STATE_LEAF, encode(fact)) for fact in facts]

@@ -8,6 +8,7 @@ x = 0 with the sign bit set is a second spelling of small-order points that some
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
@@ -41,16 +42,35 @@ FORBIDDEN_POINTS = frozenset(
 """Every encoding of 32 bytes that is refused as A or R: small order, or y >= p; 48 in all, with both sign bits."""
 
 
+LOADED_KEYS_MAX = 8192
+"""Keys that stay loaded, half a kB each: an account pays often, and loading its key is 2 % of a verification."""
+
+_ORDER_TOP_BYTE = GROUP_ORDER >> 248
+"""The top byte of L: an S whose own is smaller is below L."""
+
+
+@lru_cache(maxsize=LOADED_KEYS_MAX)
+def _load_key(public_key: bytes) -> Ed25519PublicKey | None:
+    """The key, or None when the rule refuses it whatever was signed. A pure function, so remembering is safe."""
+    if len(public_key) != PUBLIC_KEY_BYTES or public_key in FORBIDDEN_POINTS:
+        return None
+    try:
+        return Ed25519PublicKey.from_public_bytes(public_key)
+    except ValueError:
+        return None
+
+
 def is_valid_signature(public_key: bytes, message: bytes, signature: bytes) -> bool:
     """True when `signature` is the key's over `message` under the strict rule. Never raises for any bytes."""
-    if len(public_key) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES:
+    if len(signature) != SIGNATURE_BYTES or signature[:32] in FORBIDDEN_POINTS:
         return False
-    if public_key in FORBIDDEN_POINTS or signature[:32] in FORBIDDEN_POINTS:
+    if signature[63] >= _ORDER_TOP_BYTE and int.from_bytes(signature[32:], "little") >= GROUP_ORDER:
         return False
-    if int.from_bytes(signature[32:], "little") >= GROUP_ORDER:
+    key = _load_key(public_key)
+    if key is None:
         return False
     try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+        key.verify(signature, message)
     except (InvalidSignature, ValueError):
         return False
     return True
@@ -94,10 +114,11 @@ def decompress_point(encoded: bytes) -> Point | None:
     return (FIELD_PRIME - x if x % 2 != sign else x), y
 
 
+@lru_cache(maxsize=4096)
 def is_prime_order_key(public_key: bytes) -> bool:
     """True when the key lies in the subgroup of prime order, so it has no component of small order.
 
-    Asked once for each member key of a charter (spec 2.2): about 50 ms of plain arithmetic.
+    About 50 ms of plain arithmetic, so a key is asked about once, however many charters name it (spec 2.2).
     """
     if len(public_key) != PUBLIC_KEY_BYTES or public_key in FORBIDDEN_POINTS:
         return False

@@ -7,9 +7,11 @@ statement is an empty byte string.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum, unique
 from typing import Any, NamedTuple
 
+from protocol.attempts import Claim, Round
 from protocol.codec import (
     Shape,
     binary,
@@ -30,9 +32,10 @@ from protocol.limits import (
     PROTOCOL_VERSION,
     RECORDS_PER_BATCH_MAX,
     STATEMENT_BYTES_MAX,
+    STATEMENTS_PER_BATCH_MAX,
 )
 from protocol.records import SCOPE_BYTES
-from protocol.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
+from protocol.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signer, is_valid_signature
 
 ATTEMPT_MAX = 1000
 
@@ -87,20 +90,27 @@ class Commit(NamedTuple):
 
 
 class Promise(NamedTuple):
-    """An answer to the unlock request at (batch, position): no vote or commit below its attempt from now on, and
-    the highest own commit so far: `commit_round` is its attempt + 1, or 0 for none."""
+    """An answer to the unlock request at (batch, position): nothing is said below its attempt from now on, and this
+    is the highest certificate that the member acted on so far: a record in a round, or none, 0 and 0."""
 
     unlock_batch: bytes
     unlock_position: int
-    commit_round: int
     record: bytes
+    version: int
+    attempt: int
+
+    @property
+    def report(self) -> Claim | None:
+        """The reported record in its round."""
+        return Claim(Round(self.version, self.attempt), self.record) if self.record else None
 
 
 class Adopt(NamedTuple):
     """The member's last statement under the charter version before `charter_version`."""
 
     charter_version: int
-    amendment: bytes
+    charter: bytes
+    """Id of that version."""
 
 
 class Checkpoint(NamedTuple):
@@ -111,7 +121,7 @@ class Checkpoint(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """Carries a finality receipt and counts as its commits."""
+    """Carries a receipt of finality and counts as its commits. A batch with one that proves nothing is ill-formed."""
 
     receipt: bytes
 
@@ -147,6 +157,7 @@ _TYPES = {kind: statement_type for statement_type, kind in _KINDS.items()}
 _REFERENCE = optional_binary(ID_BYTES)
 _ID = binary(ID_BYTES)
 _POSITION = uint(RECORDS_PER_BATCH_MAX - 1)
+_STATEMENT_POSITION = uint(STATEMENTS_PER_BATCH_MAX - 1)
 _BITMAP_BYTES_MAX = RECORDS_PER_BATCH_MAX // 8
 
 
@@ -160,9 +171,9 @@ def _bitmap(value: Any) -> None:
 _SHAPES: dict[int, Shape] = {
     StatementKind.VOTE_BATCH: items(uint(), _REFERENCE, _bitmap),
     StatementKind.COMMIT_BATCH: items(uint(), _REFERENCE, _bitmap),
-    StatementKind.VOTE: items(uint(), _REFERENCE, _POSITION, uint(ATTEMPT_MAX), _REFERENCE, _POSITION),
+    StatementKind.VOTE: items(uint(), _REFERENCE, _POSITION, uint(ATTEMPT_MAX), _REFERENCE, _STATEMENT_POSITION),
     StatementKind.COMMIT: items(uint(), _REFERENCE, _POSITION, uint(ATTEMPT_MAX)),
-    StatementKind.PROMISE: items(uint(), _REFERENCE, _POSITION, uint(ATTEMPT_MAX + 1), _REFERENCE),
+    StatementKind.PROMISE: items(uint(), _REFERENCE, _STATEMENT_POSITION, _REFERENCE, uint(), uint(ATTEMPT_MAX)),
     StatementKind.ADOPT: items(uint(), uint(), _ID),
     StatementKind.CHECKPOINT: items(uint(), _REFERENCE, _ID),
     StatementKind.PROOF: items(uint(), binary_up_to(STATEMENT_BYTES_MAX, 1)),
@@ -195,8 +206,8 @@ def decode_statement(encoded: bytes) -> Statement:
     statement: Statement = _TYPES[kind]._make(raw[1:])  # type: ignore[attr-defined]
     if isinstance(statement, Vote) and statement.attempt == 0 and statement[3:] != (b"", 0):
         raise InvalidInput("a vote at attempt 0 names no proposal")
-    if isinstance(statement, Promise) and (statement.commit_round == 0) != (statement.record == b""):
-        raise InvalidInput("a promise names a record exactly when it reports a commit")
+    if isinstance(statement, Promise) and not statement.record and statement[3:] != (0, 0):
+        raise InvalidInput("a promise that reports nothing names no round")
     if isinstance(statement, Unlock):
         decode_unlock_request(statement.request)
     if isinstance(statement, Proposal):
@@ -214,11 +225,20 @@ def get_referenced_batches(statement: Statement) -> tuple[bytes, ...]:
             named = (statement.batch, statement.proposal_batch)
         case Promise():
             named = (statement.unlock_batch,)
+        case Proposal():
+            named = decode_slot_proposal(statement.proposal).promise_batches
     return tuple(batch for batch in named if batch)
 
 
+def get_proven_record(proof: Proof) -> bytes:
+    """The encoded record that the receipt is about. Requires: the receipt was verified."""
+    record: bytes = unpack(proof.receipt, STATEMENT_BYTES_MAX)[1]
+    return record
+
+
 class UnlockRequest(NamedTuple):
-    """A slot's owner asks for a new attempt; signed over its id (spec 5.6)."""
+    """A slot's owner asks for a new attempt; signed over its id (spec 5.6). It has one spelling, so that whoever
+    signs it again signs the same bytes."""
 
     scope: bytes
     sequence: int
@@ -229,6 +249,11 @@ class UnlockRequest(NamedTuple):
     def compute_id(self, federation: bytes) -> bytes:
         """What the owner signs."""
         return compute_id(Tag.UNLOCK, federation, encode((PROTOCOL_VERSION, *self[:-1])))
+
+    @property
+    def slot(self) -> tuple[bytes, int]:
+        """The slot that it is about."""
+        return self.scope, self.sequence
 
 
 class SlotProposal(NamedTuple):
@@ -245,6 +270,11 @@ class SlotProposal(NamedTuple):
     def compute_id(self, federation: bytes) -> bytes:
         """What the owner signs."""
         return compute_id(Tag.PROPOSAL, federation, encode((PROTOCOL_VERSION, *self[:-1])))
+
+    @property
+    def slot(self) -> tuple[bytes, int]:
+        """The slot that it is about."""
+        return self.scope, self.sequence
 
 
 _VERSION = uint(PROTOCOL_VERSION, PROTOCOL_VERSION)
@@ -276,6 +306,33 @@ def decode_unlock_request(encoded: bytes) -> UnlockRequest:
 def decode_slot_proposal(encoded: bytes) -> SlotProposal:
     """Raises: InvalidInput."""
     return SlotProposal._make(decode(_PROPOSAL_SHAPE, encoded, STATEMENT_BYTES_MAX)[1:])
+
+
+def sign_unlock_request(
+    federation: bytes, slot: tuple[bytes, int], attempt: int, signer: bytes, key: Signer
+) -> UnlockRequest:
+    """The request of the slot's writer `signer`, who holds `key`."""
+    unsigned = UnlockRequest(*slot, attempt, signer, b"")
+    return unsigned._replace(signature=key.sign(unsigned.compute_id(federation)))
+
+
+def sign_slot_proposal(
+    federation: bytes,
+    slot: tuple[bytes, int],
+    attempt: int,
+    record: bytes,
+    promise_batches: Iterable[bytes],
+    signer: bytes,
+    key: Signer,
+) -> SlotProposal:
+    """The proposal of the slot's writer `signer`, who holds `key`."""
+    unsigned = SlotProposal(*slot, attempt, record, tuple(sorted(set(promise_batches))), signer, b"")
+    return unsigned._replace(signature=key.sign(unsigned.compute_id(federation)))
+
+
+def is_signed_by_writer(federation: bytes, value: UnlockRequest | SlotProposal) -> bool:
+    """True when the signature holds; whether the signer may write in the slot is a voting rule."""
+    return is_valid_signature(value.signer, value.compute_id(federation), value.signature)
 
 
 def encode_signed(value: UnlockRequest | SlotProposal) -> bytes:

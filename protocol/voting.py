@@ -1,16 +1,18 @@
-"""A member's judgement: which records it votes for, which it commits, and what its next batch says.
+"""A member's judgement: what it votes for, commits to and promises, and what its next batch says.
 
-No message, clock or disk here: the node tells the voter what was admitted and which signatures hold, and asks it for
-the statements of the next batch. What a correct member never does (spec 5.2, 5.3):
+No message, clock or disk here: the node tells the voter what was admitted, which signatures hold and what time it is,
+and asks it for the statements of the next batch. What a correct member never does (spec 5.2, 5.3, 5.6):
 
-- vote for two records in one slot at one attempt, or commit two;
+- vote for two records of one slot in one round, or commit to two;
 - vote before the slot before has applied in its own fold, or without the funds there;
 - commit without a certificate;
+- say anything in a round below one that it promised to leave, or under a charter version that it left;
 - vote for or commit one record through two introducing batches.
 
-Nothing waits here. A correct member introduces a record only when it can vote for it itself, and its batch names all
-that it had seen; so whoever admits that batch has the record's predecessor, funds and named records, too. A record
-that a faulty member introduced too early gets no vote, and is introduced again when a correct member can (spec 5.2).
+Nothing waits here but what waits for time. A correct member introduces a record only when it can vote for it itself,
+and its batch names all that it had seen; so whoever admits that batch has the record's predecessor, funds and named
+records, too. A record that a faulty member introduced too early gets no vote, and is introduced again when a correct
+member can (spec 5.2).
 
 All of it follows from the member's own log: after a restart, `handle_admission` of the stored batches restores it.
 """
@@ -18,19 +20,55 @@ All of it follows from the member's own log: after a restart, `handle_admission`
 from __future__ import annotations
 
 from collections import Counter
+from typing import NamedTuple
 
+from protocol.attempts import (
+    FIRST_ROUND,
+    NOTHING_SAID,
+    Claim,
+    Round,
+    SlotMemory,
+    apply_commit,
+    apply_promise,
+    apply_vote,
+    compute_bound,
+    compute_report,
+    may_commit,
+    may_promise,
+    may_vote,
+)
+from protocol.contests import Place, Slot
 from protocol.errors import Reason, Rejected
 from protocol.finality import full_mask, iterate_positions
 from protocol.limits import STATEMENTS_PER_BATCH_MAX
-from protocol.records import Record
+from protocol.proposals import check_support
+from protocol.records import Record, has_valid_signatures
 from protocol.replica import Admission, Introduction, Replica
 from protocol.rules import Circumstances, check_record
-from protocol.statements import Commit, CommitBatch, Statement, Vote, VoteBatch
+from protocol.statements import (
+    Adopt,
+    Commit,
+    CommitBatch,
+    Promise,
+    SlotProposal,
+    Statement,
+    UnlockRequest,
+    Vote,
+    VoteBatch,
+    is_signed_by_writer,
+)
+from protocol.turns import Turns
 
 BATCH_REFERENCES_MAX = 2
 """Whole-batch votes, and as many commits, that a member spends on one introducing batch; then one by one."""
 
-Slot = tuple[bytes, int]
+
+class PendingPromise(NamedTuple):
+    """A promise that was decided and is not said yet."""
+
+    promised: Round
+    request: Place
+    report: Claim | None
 
 
 class Voter:
@@ -39,11 +77,20 @@ class Voter:
     def __init__(self, replica: Replica, member: int) -> None:
         self.replica = replica
         self.member = member
-        self._voted: dict[Slot, bytes] = {}
-        self._committed: dict[Slot, bytes] = {}
+        self.version = replica.charter.version
+        """The charter version under which it speaks."""
+        self.has_adopted = False
+        """True once it has left that version; it says nothing until the next one is in force."""
+        self._bound: dict[Slot, Claim] = {}
+        """What certificates of earlier versions bind it to, in slots that were open when it entered this one."""
+        self._memories: dict[Slot, SlotMemory] = {}
+        self._turns = Turns()
         self._votes: dict[Introduction, int] = {}
-        """Decided, not yet said: positions by introducing batch."""
+        """Decided, not yet said: positions by introducing batch, at attempt 0."""
         self._commits: dict[Introduction, int] = {}
+        self._late: dict[tuple[Slot, type], Vote | Commit] = {}
+        """Decided, not yet said: the latest vote and commit of each slot at attempts above 0."""
+        self._promises: dict[Slot, PendingPromise] = {}
         self._references: Counter[tuple[bytes, type]] = Counter()
 
     # -- what happened ------------------------------------------------------------------------------------------
@@ -52,12 +99,41 @@ class Voter:
         """Take note of an admitted batch: own statements, certificates, slots that were filled."""
         if admission.batch.header.member == self.member:
             self._note_own_statements(admission)
-        for introduction, mask in admission.certified:
-            self._decide_commits(introduction, mask)
+        for introduction, mask, certified_round in admission.certified:
+            self._decide_commits(introduction, mask, certified_round)
         for record in admission.applied:
             slot = (record.scope, record.sequence)
-            self._voted.pop(slot, None)
-            self._committed.pop(slot, None)
+            if self._memories.pop(slot, NOTHING_SAID).promised.attempt:
+                self._drop_undecided(slot)
+            self._turns.forget(slot)
+            self._bound.pop(slot, None)
+
+    def enter_version(self) -> bool:
+        """Speak under the charter version in force from now on; True when it is another one than before.
+
+        The hand-over: a certificate of an earlier version binds this member's vote for good, for what is final there
+        has a certificate in everything that a quorum adopted (spec 9.7). Then all open records are to be judged anew.
+        """
+        if self.version == self.replica.version:
+            return False
+        self._enter(self.replica.version)
+        return True
+
+    def _enter(self, version: int) -> None:
+        self.version = version
+        self.has_adopted = False
+        self._bound = {}
+        for slot, claims in self.replica.find_certificates().items():
+            bound = compute_bound(claim for claim in claims if claim.round.version < version)
+            if bound is not None:
+                self._bound[slot] = bound
+        for undecided in (self._votes, self._commits, self._late, self._promises):
+            undecided.clear()
+
+    @property
+    def is_speaking(self) -> bool:
+        """True while this member may sign batches under its charter version."""
+        return not self.has_adopted and self.member in self.replica.ledger.charters[self.version].members
 
     def handle_verified(self, introduction: Introduction, valid: int, circumstances: Circumstances) -> None:
         """Judge the records of an admitted batch; bit i of `valid` says that record i's signatures hold."""
@@ -67,32 +143,73 @@ class Voter:
             if original_position in original.records:
                 self._decide_vote(original, original_position, circumstances)
 
+    def handle_contests(self, circumstances: Circumstances) -> None:
+        """Answer the requests and proposals of open slots: to be called when one came in, and now and then, since
+        some wait for their turn or for an epoch."""
+        for contest in self.replica.contests.values():
+            for place, request in contest.requests.items():
+                self._decide_promise(place, request, circumstances)
+            for place, proposal in contest.proposals.items():
+                self._decide_late_vote(place, proposal, circumstances)
+
     def is_undecided(self, record: Record) -> bool:
         """True while the record is not final and this member has not voted for it."""
-        return self._voted.get((record.scope, record.sequence)) != record.id and not self.replica.is_final(record.id)
+        voted = self._recall((record.scope, record.sequence)).voted
+        has_voted = voted is not None and voted.record == record.id and voted.round.version == self.version
+        return not has_voted and not self.replica.is_final(record.id)
+
+    def _recall(self, slot: Slot) -> SlotMemory:
+        return self._memories.get(slot, NOTHING_SAID)
 
     def _note_own_statements(self, admission: Admission) -> None:
         batch = admission.batch
+        version = batch.header.charter_version
+        if version > self.version:
+            self._enter(version)
         for statement in batch.statements:
+            if isinstance(statement, Adopt):
+                self.has_adopted = self.has_adopted or statement.charter_version == self.version + 1
+            if isinstance(statement, Promise):
+                self._note_own_promise(batch.id, version, statement)
             if not isinstance(statement, (VoteBatch, CommitBatch, Vote, Commit)):
                 continue
             introduction = self.replica.get_introduction(statement.batch or batch.id)
             if introduction is None:
                 continue
             if isinstance(statement, (VoteBatch, CommitBatch)):
-                mask = full_mask(len(introduction.ids)) & ~statement.excluded
+                mask, attempt = full_mask(len(introduction.ids)) & ~statement.excluded, 0
                 self._references[introduction.batch, type(statement)] += 1
             else:
-                mask = 1 << statement.position
+                mask, attempt = 1 << statement.position, statement.attempt
+            said_round = Round(version, attempt)
             is_vote = isinstance(statement, (VoteBatch, Vote))
-            said = self._voted if is_vote else self._committed
-            decided = self._votes if is_vote else self._commits
+            apply, decided = (apply_vote, self._votes) if is_vote else (apply_commit, self._commits)
             for position in iterate_positions(mask):
                 original, original_position = introduction.aliases.get(position, (introduction, position))
-                _discard(decided, original, original_position)
                 record = original.records.get(original_position)
+                if attempt == 0:
+                    _discard(decided, original, original_position)
                 if record is not None:
-                    said.setdefault((record.scope, record.sequence), record.id)
+                    slot = (record.scope, record.sequence)
+                    self._memories[slot] = apply(self._recall(slot), Claim(said_round, record.id))
+                    if self._late.get((slot, type(statement))) == statement:
+                        del self._late[slot, type(statement)]
+
+    def _note_own_promise(self, batch_id: bytes, version: int, promise: Promise) -> None:
+        request = self.replica.get_request((promise.unlock_batch or batch_id, promise.unlock_position))
+        if request is not None:
+            self._drop_undecided(request.slot)
+            memory = apply_promise(self._recall(request.slot), Round(version, request.attempt))
+            self._memories[request.slot] = memory
+
+    def _drop_undecided(self, slot: Slot) -> None:
+        """What was decided for a slot and not said must not be said after a promise."""
+        for introduction, position in self.replica.get_claim_places(slot):
+            _discard(self._votes, introduction, position)
+            _discard(self._commits, introduction, position)
+        for kind in (Vote, Commit):
+            self._late.pop((slot, kind), None)
+        self._promises.pop(slot, None)
 
     # -- judging ------------------------------------------------------------------------------------------------
 
@@ -101,52 +218,167 @@ class Voter:
 
         A reason in `WAITING_REASONS` may pass when more of the ledger arrives. The caller has checked the signatures.
         """
+        self._check_speaking()
         try:
-            check_record(record, self.replica.ledger, circumstances)
+            self._check_record(record, circumstances)
         except Rejected as rejection:
             if rejection.reason > Reason.SLOT_CONTESTED:
                 self._check_slot(record)
             raise
         self._check_slot(record)
 
+    def _check_speaking(self) -> None:
+        if not self.is_speaking:
+            raise Rejected(Reason.CHARTER_CHANGING, "this member waits until the next charter is in force")
+
     def note_introduction(self, record: Record) -> None:
         """The member's next batch introduces this record and votes for it."""
-        self._voted[record.scope, record.sequence] = record.id
+        slot = (record.scope, record.sequence)
+        self._memories[slot] = apply_vote(self._recall(slot), Claim(Round(self.version, 0), record.id))
 
     def _check_slot(self, record: Record) -> None:
-        if self._voted.get((record.scope, record.sequence), record.id) != record.id:
-            raise Rejected(Reason.SLOT_CONTESTED, "this member voted for another record in that slot")
+        if not may_vote(self._recall((record.scope, record.sequence)), Claim(Round(self.version, 0), record.id)):
+            raise Rejected(
+                Reason.SLOT_CONTESTED, "this member voted for another record in that slot, or promised to leave it"
+            )
+
+    def _check_record(self, record: Record, circumstances: Circumstances) -> None:
+        """Raise `Rejected` unless the rules, or a certificate of an earlier version, let this member vote for it."""
+        bound = self._bound.get((record.scope, record.sequence))
+        if bound is None:
+            check_record(record, self.replica.ledger, circumstances)
+        elif bound.record != record.id:
+            raise Rejected(Reason.SLOT_CONTESTED, "another record of that slot was certified under the charter before")
 
     def _decide_vote(self, introduction: Introduction, position: int, circumstances: Circumstances) -> None:
         record = introduction.records[position]
         slot = (record.scope, record.sequence)
-        if slot in self._voted:
+        memory = self._recall(slot)
+        claim = Claim(Round(self.version, 0), record.id)
+        self._turns.note_record(slot, circumstances)
+        if memory.voted == claim or not may_vote(memory, claim) or not self.is_speaking:
             return
         try:
-            check_record(record, self.replica.ledger, circumstances)
+            self._check_record(record, circumstances)
         except Rejected:
             return
-        self._voted[slot] = record.id
+        self._memories[slot] = apply_vote(memory, claim)
         self._votes[introduction] = self._votes.get(introduction, 0) | 1 << position
 
-    def _decide_commits(self, introduction: Introduction, mask: int) -> None:
-        """On a certificate, commit; never to two records in one slot at one attempt (spec 5.3)."""
+    def _decide_commits(self, introduction: Introduction, mask: int, certified_round: Round) -> None:
+        """On a certificate, commit; never to two records in one slot and round, never below a promise (spec 5.3)."""
+        if certified_round.version != self.version or not self.is_speaking:
+            return
         for position in iterate_positions(mask):
             record = introduction.records.get(position)
-            if record is None or record.sequence < self.replica.ledger.get_next_sequence(record.scope):
+            if record is None:
                 continue  # final, or its slot has another final record: what was committed there is forgotten
-            if self._committed.setdefault((record.scope, record.sequence), record.id) == record.id:
+            slot = (record.scope, record.sequence)
+            memory = self._recall(slot)
+            claim = Claim(certified_round, record.id)
+            if memory.committed == claim or not may_commit(memory, claim):
+                continue
+            self._memories[slot] = apply_commit(memory, claim)
+            if certified_round.attempt:
+                self._late[slot, Commit] = Commit(introduction.batch, position, certified_round.attempt)
+            else:
                 self._commits[introduction] = self._commits.get(introduction, 0) | 1 << position
+
+    # -- freeing a slot -----------------------------------------------------------------------------------------
+
+    def check_request(self, request: UnlockRequest, circumstances: Circumstances) -> None:
+        """Raise `Rejected` unless this member would answer the request with a promise now (spec 5.6)."""
+        self._check_speaking()
+        self._check_open(request.slot)
+        if not may_promise(self._recall(request.slot), Round(self.version, request.attempt)):
+            raise Rejected(Reason.ATTEMPT_CLOSED, f"attempt {request.attempt} or a later one was asked for before")
+        self._turns.check_turn(self.replica.ledger, request.slot, request.signer, request.attempt, circumstances)
+        if not is_signed_by_writer(self.replica.federation, request):
+            raise Rejected(Reason.SIGNATURE_INVALID, "the request is not signed by its writer")
+
+    def check_proposal(self, proposal: SlotProposal, record: Record, circumstances: Circumstances) -> None:
+        """Raise `Rejected` unless this member may vote for the record because of the proposal.
+
+        A record that the promises force was judged by those who certified it: it is voted for unseen, whatever the
+        epoch, the funds or the charter say by now. Otherwise an old epoch would lock an honest owner out (spec 5.7).
+        """
+        self._check_speaking()
+        self._check_open(proposal.slot)
+        if (record.scope, record.sequence) != proposal.slot or record.id != proposal.record:
+            raise Rejected(Reason.TERMS_WRONG, "the proposal is for another record")
+        promised, forced = check_support(self.replica, proposal, self.version)
+        if not may_vote(self._recall(proposal.slot), Claim(promised, record.id)):
+            raise Rejected(Reason.ATTEMPT_CLOSED, f"this member left attempt {proposal.attempt} or voted there")
+        self._turns.check_turn(self.replica.ledger, proposal.slot, proposal.signer, proposal.attempt, None)
+        if not is_signed_by_writer(self.replica.federation, proposal):
+            raise Rejected(Reason.SIGNATURE_INVALID, "the proposal is not signed by its writer")
+        if forced is None:
+            if not has_valid_signatures(record):
+                raise Rejected(Reason.SIGNATURE_INVALID, "the record is not signed by its writer")
+            check_record(record, self.replica.ledger, circumstances)
+        elif forced != record.id:
+            raise Rejected(Reason.TERMS_WRONG, "the promises force another record")
+
+    def _check_open(self, slot: Slot) -> None:
+        sequence = self.replica.ledger.get_next_sequence(slot[0])
+        if slot[1] < sequence or self.replica.ledger.is_decided(*slot):
+            raise Rejected(Reason.SLOT_TAKEN, f"slot {slot[1]} has a final record already")
+        if slot[1] > sequence:
+            raise Rejected(Reason.PREDECESSOR_MISSING, f"slot {sequence} comes first")
+
+    def _decide_promise(self, place: Place, request: UnlockRequest, circumstances: Circumstances) -> None:
+        try:
+            self.check_request(request, circumstances)
+        except Rejected:
+            return
+        slot = request.slot
+        memory = self._recall(slot)
+        promised = Round(self.version, request.attempt)
+        self._drop_undecided(slot)
+        self._promises[slot] = PendingPromise(promised, place, compute_report(memory, self._bound.get(slot)))
+        self._memories[slot] = apply_promise(memory, promised)
+
+    def _decide_late_vote(self, place: Place, proposal: SlotProposal, circumstances: Circumstances) -> None:
+        located = self.replica.locate(proposal.record)
+        record = located[0].records.get(located[1]) if located else None
+        if located is None or record is None:
+            return
+        claim = Claim(Round(self.version, proposal.attempt), record.id)
+        memory = self._recall(proposal.slot)
+        if memory.voted == claim:
+            return
+        try:
+            self.check_proposal(proposal, record, circumstances)
+        except Rejected:
+            return
+        self._memories[proposal.slot] = apply_vote(memory, claim)
+        self._late[proposal.slot, Vote] = Vote(located[0].batch, located[1], proposal.attempt, *place)
 
     # -- speaking -----------------------------------------------------------------------------------------------
 
     @property
     def has_statements(self) -> bool:
         """True when the next batch has something to say about others' records."""
-        return bool(self._votes or self._commits)
+        has_decided = bool(self._votes or self._commits or self._late or self._promises)
+        return self._must_adopt or (has_decided and self.is_speaking)
+
+    @property
+    def _must_adopt(self) -> bool:
+        """True when an amendment is final that makes the next version, and this member has not left its own yet."""
+        return self.is_speaking and self.version + 1 in self.replica.ledger.charters
 
     def take_statements(self, count_max: int = STATEMENTS_PER_BATCH_MAX) -> list[Statement]:
-        """What the next batch says; each decision is handed out once, so the caller must store the batch."""
+        """What the next batch says; each decision is handed out once, so the caller must store the batch.
+
+        Promises come late: each reports all that this member said in its slot before. An `adopt` is the very last.
+        """
+        if self._must_adopt:
+            self.has_adopted = True
+            after = self.replica.ledger.charters[self.version + 1]
+            return [*self._take(count_max - 1), Adopt(after.version, after.id)]
+        return self._take(count_max)
+
+    def _take(self, count_max: int) -> list[Statement]:
         statements: list[Statement] = []
         for decided, whole_batch in ((self._votes, VoteBatch), (self._commits, CommitBatch)):
             for introduction in list(decided):
@@ -162,6 +394,12 @@ class Voter:
                     statements.append(_speak_once(whole_batch, introduction.batch, position))
                 for position in positions[room:]:
                     decided[introduction] = decided.get(introduction, 0) | 1 << position
+        for key in list(self._late)[: count_max - len(statements)]:
+            statements.append(self._late.pop(key))
+        for slot in list(self._promises)[: count_max - len(statements)]:
+            _, (batch, position), report = self._promises.pop(slot)
+            record, (version, attempt) = (report.record, report.round) if report else (b"", FIRST_ROUND)
+            statements.append(Promise(batch, position, record, version, attempt))
         return statements
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from protocol import conversation, messages
 from protocol.batches import Batch
-from protocol.equivocation import build_fork_evidence
 from protocol.metering import JobState, Rate, Tick, compute_charge
 from protocol.quotes import JobReceipt, Offer, Quote, QuoteRequest, RuntimeName
 from protocol.replica import Replica
@@ -36,6 +35,7 @@ from tests.strategies import (
     make_public_key,
     make_records_of_every_kind,
 )
+from tests.wrongdoing import make_evidence
 
 FEDERATION = make_federation()
 SENDER_KEY = make_public_key("sender")
@@ -77,8 +77,8 @@ def make_statements() -> list[Statement]:
         Vote(some, 3, 0, b"", 0),
         Vote(some, 3, 2, other, 1),
         Commit(some, 1023, 1),
-        Promise(some, 0, 0, b""),
-        Promise(some, 0, 2, make_id("record")),
+        Promise(some, 0, b"", 0, 0),
+        Promise(some, 0, make_id("record"), 1, 2),
         Adopt(1, make_id("amendment")),
         Checkpoint(b"", make_id("root")),
         Proof(make_receipt()),
@@ -201,10 +201,10 @@ def _make_envelopes() -> list[bytes]:
 
 def _make_sync_requests(replica: Replica) -> list[bytes]:
     heads = messages.get_heads(replica)
-    locators = [messages.LogLocator(place.member, ((place.index, place.batch),)) for place in heads]
+    locators = [messages.LogLocator(place.member, place.version, ((place.index, place.batch),)) for place in heads]
     return [
         messages.encode_probe(messages.compute_frontier_digest(replica)),
-        messages.encode_pull([*locators, messages.LogLocator(4, ())]),
+        messages.encode_pull([*locators, messages.LogLocator(4, 0, ())]),
     ]
 
 
@@ -227,7 +227,7 @@ def make_seeds() -> dict[str, Sequence[bytes]]:
         "budget_request": [make_budget_request()],
         "unlock_request": [make_unlock_request()],
         "slot_proposal": [make_slot_proposal()],
-        "fork_evidence": [build_fork_evidence(left, right).encode()],
+        "evidence": [proof.encoded for proof in make_evidence().values()],
         "offer": [_make_offer()],
         "quote_request": [_make_quote_request()],
         "quote": [_make_quote()],

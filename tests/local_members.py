@@ -11,10 +11,19 @@ from random import Random
 
 from protocol.batches import Batch
 from protocol.errors import Rejected
+from protocol.finality import full_mask
 from protocol.receipts import ProvableBatch, build_receipt
 from protocol.records import Record, has_valid_signatures
 from protocol.replica import Admission, Replica
-from protocol.statements import Statement, VoteBatch
+from protocol.statements import (
+    Proposal,
+    SlotProposal,
+    Statement,
+    Unlock,
+    UnlockRequest,
+    VoteBatch,
+    encode_signed,
+)
 from protocol.voting import Voter
 from tests.strategies import NOW, Federation, make_economy
 
@@ -39,7 +48,8 @@ class Gathering:
         while count != len(admissions):
             count = len(admissions)
             for parked in list(self.parked.values()):
-                if not self.replica.get_missing_parents(parked):
+                is_in_force = parked.header.charter_version <= self.replica.version
+                if is_in_force and not self.replica.get_missing_parents(parked):
                     del self.parked[parked.id]
                     admissions.append(self._admit(parked))
         return admissions
@@ -72,6 +82,8 @@ class LocalMember(Gathering):
         self.number = number
         self.voter = Voter(self.replica, number)
         self.submitted: list[Record] = []
+        self.wishes: list[tuple[Statement, Record | None]] = []
+        """Requests and proposals of owners for the next batch, and the record that a proposal names."""
         self.circumstances = NOW
         self._unseen: set[bytes] = set()
         self._is_replaying = False
@@ -93,7 +105,16 @@ class LocalMember(Gathering):
         self.voter.handle_admission(admission)
         if not self._is_replaying:
             self._judge(batch)
+            if self.voter.enter_version():
+                self.judge_all()
+            if self.replica.contests:
+                self.voter.handle_contests(self.circumstances)
         return admission
+
+    def judge_all(self) -> None:
+        """Judge every open record once more."""
+        for introduction in self.replica.get_open_introductions():
+            self._judge(self.batches[introduction.batch])
 
     def _judge(self, batch: Batch) -> None:
         introduction = self.replica.get_introduction(batch.id)
@@ -101,18 +122,40 @@ class LocalMember(Gathering):
             valid = sum(1 << i for i, record in enumerate(batch.records) if has_valid_signatures(record))
             self.voter.handle_verified(introduction, valid, self.circumstances)
 
+    def ask(self, request: UnlockRequest) -> None:
+        """An owner hands in an unlock request. Raises: Rejected."""
+        self.voter.check_request(request, self.circumstances)
+        self.wishes.append((Unlock(encode_signed(request)), None))
+
+    def propose(self, proposal: SlotProposal, record: Record) -> None:
+        """An owner hands in a proposal with its record. Raises: Rejected."""
+        self.voter.check_proposal(proposal, record, self.circumstances)
+        self.wishes.append((Proposal(encode_signed(proposal)), record))
+
     def speak(self) -> Batch | None:
         """The next batch of the member's log, if it has anything to say."""
         records, self.submitted = self.submitted, []
-        statements = self.voter.take_statements()
+        wishes, self.wishes = self.wishes, []
+        if not self.voter.is_speaking:
+            return None
+        statements = [wish for wish, _ in wishes] + self.voter.take_statements()
         if not records and not statements:
             return None
-        own = self.replica.logs[self.number]
+        charter = self.replica.ledger.charters[self.voter.version]
+        own = self.replica.get_log((self.number, charter.version))
         after = self.batches[own[len(own) - 1][0]] if own else None
         seen = [self.batches[batch_id] for batch_id in sorted(self._unseen)]
-        own_votes: list[Statement] = [VoteBatch(b"", 0)] if records else []
+        brought = [record for _, record in wishes if record is not None and not self.replica.locate(record.id)]
+        own_votes: list[Statement] = []
+        if records:
+            own_votes = [VoteBatch(b"", full_mask(len(brought)) << len(records))]
         batch = self.federation.batch(
-            self.number, after=after, seen=seen, records=records, statements=own_votes + statements
+            self.number,
+            after=after,
+            seen=seen,
+            records=records + brought,
+            statements=own_votes + statements,
+            charter=charter,
         )
         self._admit(batch)
         return batch
@@ -129,6 +172,7 @@ class LocalMember(Gathering):
         again = LocalMember(self.federation, self.number)
         again.circumstances = self.circumstances
         again.replay(self.batches.values())
+        again.voter.enter_version()
         for batch in self.batches.values():
             again._judge(batch)
         return again

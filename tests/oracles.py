@@ -9,9 +9,25 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from protocol.charter import Charter
+from protocol.charter import Charter, decode_charter
 from protocol.ledger import Ledger
-from protocol.records import Enrol, Grant, Hold, Program, Record, Settle, Sponsor, Transfer
+from protocol.records import (
+    Amend,
+    Enrol,
+    Grant,
+    Hold,
+    Leave,
+    Program,
+    Reclaim,
+    ReclaimRequest,
+    Record,
+    Reinstate,
+    Rotate,
+    Settle,
+    Sponsor,
+    Suspend,
+    Transfer,
+)
 
 Purse = tuple[bytes, bytes, int]
 """(account, program, expiry epoch)."""
@@ -21,7 +37,7 @@ class NaiveFold:
     """Every final record, tried again and again in a fixed order until nothing more applies."""
 
     def __init__(self, charter: Charter, final_records: Iterable[Record]) -> None:
-        self.charter = charter
+        self.charters = {0: charter}
         self.money: Counter[Purse] = Counter()
         self.done: dict[bytes, Record] = {}
         self.last: dict[bytes, Record] = {}
@@ -29,9 +45,6 @@ class NaiveFold:
         self.paid: dict[bytes, int] = {}
         self.backed: Counter[tuple[int, int]] = Counter()
         self.granted: Counter[tuple[bytes, bytes, bytes]] = Counter()
-        for number, member in charter.members.items():
-            for epoch, cap in enumerate(member.issuance_caps, start=1):
-                self.money[charter.get_issuance_account(number, epoch), b"", 0] += cap
         open_records = sorted(final_records, key=lambda record: record.id)
         while True:
             ready = next((record for record in open_records if self._can_apply(record)), None)
@@ -40,6 +53,7 @@ class NaiveFold:
             open_records.remove(ready)
             self._apply(ready)
         self.waiting = {record.id for record in open_records}
+        self._issue()
 
     def _taken(self, record: Record) -> Counter[Purse]:
         taken: Counter[Purse] = Counter()
@@ -71,11 +85,35 @@ class NaiveFold:
             return False
         if isinstance(body, Hold) and not self._has(Sponsor, body.terms.sponsor):
             return False
+        if isinstance(body, Hold) and body.terms.charter_version not in self.charters:
+            return False
+        if isinstance(body, ReclaimRequest) and not self._has(Hold, body.hold):
+            return False
+        if isinstance(body, Reclaim) and not (
+            self._has(Hold, record.account) and self._has(ReclaimRequest, body.request)
+        ):
+            return False
         if isinstance(body, Settle) and not (
             self._has(Hold, record.account) and (not body.gift_program or self._has(Program, body.gift_program))
         ):
             return False
-        return all(self.money[purse] >= amount for purse, amount in self._taken(record).items())
+        issued = self._compute_issued()
+        return all(self.money[purse] + issued[purse] >= amount for purse, amount in self._taken(record).items())
+
+    def _compute_issued(self) -> Counter[Purse]:
+        """What all charters so far and all settled work so far let members grant: the law, computed afresh."""
+        issued: Counter[Purse] = Counter()
+        genesis = self.charters[0]
+        members = {m.number: m for version in sorted(self.charters) for m in self.charters[version].fields.members}
+        for number, member in members.items():
+            for epoch in range(1, 121):
+                cap = member.issuance_caps[epoch - 1] if epoch <= len(member.issuance_caps) else 0
+                backed = min(member.backing_ceiling, self.backed[number, epoch])
+                issued[genesis.get_issuance_account(number, epoch), b"", 0] = cap + backed
+        return issued
+
+    def _issue(self) -> None:
+        self.money.update(self._compute_issued())
 
     def _apply(self, record: Record) -> None:
         self.money.subtract(self._taken(record))
@@ -91,12 +129,26 @@ class NaiveFold:
             self.escrows[record.id] = sum(draw.amount for draw in body.draws)
         if isinstance(body, Settle):
             self._settle(record, body)
+        if isinstance(body, Reclaim):
+            self._reclaim(record)
+        if isinstance(body, Amend):
+            self.charters[record.sequence + 1] = decode_charter(body.charter, self.charters[0].federation)
         self.done[record.id] = record
         self.last[record.scope] = record
 
     def _declarer(self, record_id: bytes) -> int:
-        """The member whose account declared a program or a sponsor record; 0 for nobody."""
-        return self.charter.member_accounts.get(self.done[record_id].account, 0)
+        """The member that declared a program or a sponsor record."""
+        body = self.done[record_id].body
+        assert isinstance(body, (Program, Sponsor))
+        return body.member
+
+    def _reclaim(self, record: Record) -> None:
+        hold_record = self.done[record.account]
+        assert isinstance(hold_record.body, Hold)
+        self.escrows.pop(hold_record.id)
+        for draw in hold_record.body.draws:
+            self.money[hold_record.account, draw.program, draw.expiry_epoch] += draw.amount
+        self.paid[hold_record.id] = 0
 
     def _settle(self, record: Record, settle: Settle) -> None:
         hold_record = self.done[record.account]
@@ -117,16 +169,36 @@ class NaiveFold:
         self.money[hold.payee, b"", 0] += amount - gift
         if gift:
             giver = self._declarer(settle.gift_program)
-            self.money[self.charter.get_issuance_account(giver, record.epoch), b"", 0] += gift
+            self.money[self.charters[0].get_issuance_account(giver, record.epoch), b"", 0] += gift
         self.paid[hold_record.id] = amount
-        self._back(sponsor, record.epoch + 1, earned_elsewhere)
+        permille = self.charters[hold.terms.charter_version].policy.backing_permille
+        self.backed[sponsor, record.epoch + 1] += earned_elsewhere * permille // 1000
 
-    def _back(self, member: int, epoch: int, earned: int) -> None:
-        ceiling = self.charter.members[member].backing_ceiling
-        before = min(ceiling, self.backed[member, epoch])
-        self.backed[member, epoch] += earned * self.charter.policy.backing_permille // 1000
-        after = min(ceiling, self.backed[member, epoch])
-        self.money[self.charter.get_issuance_account(member, epoch), b"", 0] += after - before
+    def _last(self, *kinds: type) -> list[Record]:
+        """The applied records of these kinds, each scope's in order."""
+        chosen = [record for record in self.done.values() if isinstance(record.body, kinds)]
+        return sorted(chosen, key=lambda record: (record.scope, record.sequence))
+
+    def _check_facts(self, ledger: Ledger) -> None:
+        assert ledger.charters.keys() == self.charters.keys()
+        assert ledger.charter.version == max(self.charters)
+        keys = {r.account: r.body.key for r in self._last(Rotate) if isinstance(r.body, Rotate)}
+        assert ledger.keys == keys
+        ends: dict[tuple[bytes, bytes], int] = {}
+        for record in self._last(Suspend, Reinstate):
+            assert isinstance(record.body, (Suspend, Reinstate))
+            until = record.body.until_epoch if isinstance(record.body, Suspend) else 0
+            ends[record.body.account, record.account] = until
+        for (account, writer), until in ends.items():
+            assert ledger.suspensions[account].get(writer, 0) == until
+        for record in self._last(Enrol):
+            after = next((r for r in self._last(Enrol, Leave) if r.prev == record.id), None)
+            state = ledger.enrolments[record.id]
+            assert state.from_epoch == record.epoch + (record.sequence > 0)
+            assert state.until_epoch == (after.epoch if after else 0)
+        for hold in self._last(Hold):
+            asked = [r.id for r in self._last(ReclaimRequest) if getattr(r.body, "hold", b"") == hold.id]
+            assert ledger.holds[hold.id].request == (asked[0] if asked else b"")
 
     def check_equals(self, ledger: Ledger) -> None:
         """Assert that the incremental ledger says the same about everything."""
@@ -139,6 +211,7 @@ class NaiveFold:
         assert {key for key, hold in ledger.holds.items() if hold.is_open} == set(self.escrows)
         assert {key: hold.paid for key, hold in ledger.holds.items() if not hold.is_open} == self.paid
         assert ledger.allowances == self.granted
+        self._check_facts(ledger)
         assert ledger.issued == sum(self.money.values()) + sum(self.escrows.values())
 
 

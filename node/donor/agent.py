@@ -77,6 +77,7 @@ class Agent:
         self.settings = settings
         self.score = score
         self.charter = charter
+        self.charters = {charter.version: charter}
         self.donor_key = key.public_key().public_bytes_raw()
         self.account = compute_account_id(charter.federation, self.donor_key)
         self.address = encode_address(Kind.ACCOUNT, self.account)
@@ -91,7 +92,7 @@ class Agent:
         self._wish = home.read_wish()
         self._offer: Offer | None = None
         self._shop = Workshop(
-            charter,
+            self.charters,
             key,
             seal_seed,
             settings,

@@ -139,7 +139,7 @@ class JobRun:
     def _handle_start(self, start: Start) -> None:
         """Check that the money is really put aside, for this quote. What does not hold is no start at all."""
         charter, document = self.shop.charter, self.document
-        hold = verify_receipt(charter, start.hold_receipt).record
+        hold = verify_receipt(self.shop.charters, start.hold_receipt).record
         check_hold(charter.federation, hold, self.quote, self.request)
         self.meter.check_signature(Voucher(hold.id, 0, 0, start.voucher_signature))
         document.hold = hold.id

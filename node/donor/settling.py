@@ -67,7 +67,7 @@ async def settle(shop: Workshop, job: JobFile) -> None:
         try:
             answer = await shop.post.insist(shop.post.link.submit_record, document.settle, wait=SUBMIT_WAIT_SECONDS)
             if answer.receipt is not None:
-                proven = verify_receipt(shop.charter, answer.receipt).record
+                proven = verify_receipt(shop.charters, answer.receipt).record
                 if proven.encoded != document.settle:
                     raise InvalidInput("the node's receipt is for another record")
                 document.settle_receipt = answer.receipt

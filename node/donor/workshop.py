@@ -11,14 +11,14 @@ from node.donor.executors.executor import Executor
 from node.donor.post import Post
 from node.donor.runtimes import Runtime
 from node.donor.settings import Settings
-from protocol.charter import Charter
+from protocol.charter import Charter, Charters
 
 
 @dataclass(frozen=True)
 class Workshop:
     """`take_machine(conversation)` asks for the machine and says whether it was free; the other gives it back."""
 
-    charter: Charter
+    charters: Charters
     key: Ed25519PrivateKey
     seal_seed: bytes
     settings: Settings
@@ -30,3 +30,8 @@ class Workshop:
     """Unix seconds."""
     take_machine: Callable[[str], bool]
     free_machine: Callable[[str], None]
+
+    @property
+    def charter(self) -> Charter:
+        """The newest version that is known here."""
+        return self.charters[max(self.charters)]

@@ -25,7 +25,6 @@ from node.submissions import Busy
 from protocol.budgets import BudgetRequest, decode_budget_request
 from protocol.credits import AMOUNT_MAX, format_credits
 from protocol.errors import WAITING_REASONS, Reason, Rejected
-from protocol.identifiers import compute_account_id
 from protocol.limits import (
     EPOCHS_MAX,
     JOB_CLASS_BYTES_MAX,
@@ -68,7 +67,7 @@ class OperatorActions:
         self._key = member_key
         self._final_seconds = final_seconds
         self._public_key = self._charter.members[member.number].member_key
-        self.account = compute_account_id(self._charter.federation, self._public_key)
+        self.account = self._charter.get_member_account(member.number)
         self._turn = trio.Lock()
 
     # -- sending again ------------------------------------------------------------------------------------------
@@ -187,7 +186,7 @@ class OperatorActions:
 
     async def create_program(self, draft: api.ProgramDraft, *, dry_run: bool = False) -> api.Signed:
         """Declare a compute budget. Raises: UserError, also when we have a program of this name; Rejected."""
-        body = _build_program(draft)
+        body = _build_program(draft, self.member.number)
         async with self._turn:
             self._check_ready()
             earlier = self.outbox.find(account_scope(self.account))
@@ -363,7 +362,7 @@ class OperatorActions:
             last = EPOCHS_MAX - epoch + 1
             if not 1 <= order.epochs <= last:
                 raise UserError(f"a donor is vouched for during 1 to {last} epochs from now on, not {order.epochs}")
-            body = Sponsor(donor, epoch + order.epochs - 1)
+            body = Sponsor(self.member.number, donor, epoch + order.epochs - 1)
             for record_id, state in self._ledger.sponsors.items():
                 if (state.member, state.donor) == (self.member.number, donor) and state.until_epoch >= body.until_epoch:
                     text = _describe_vouching(donor, state.until_epoch)
@@ -378,7 +377,7 @@ class OperatorActions:
             return _answer(await self._carry_out(drafts, dry_run), text, dry_run)
 
 
-def _build_program(draft: api.ProgramDraft) -> Program:
+def _build_program(draft: api.ProgramDraft, member: int) -> Program:
     """The record's body. Raises: UserError that names the field."""
     name_bytes = len(draft.name.encode("utf-8", "surrogatepass"))
     if not 1 <= name_bytes <= NAME_BYTES_MAX or not draft.name.isprintable() or draft.name != draft.name.strip():
@@ -396,7 +395,13 @@ def _build_program(draft: api.ProgramDraft) -> Program:
         if not 1 <= len(job_class.encode("utf-8", "surrogatepass")) <= JOB_CLASS_BYTES_MAX:
             raise UserError(f"a job class has 1 to {JOB_CLASS_BYTES_MAX} bytes, not {job_class!r}")
     return Program(
-        draft.name, draft.purpose, draft.allowance, draft.expiry_epochs, int(draft.is_transferable), tuple(classes)
+        member,
+        draft.name,
+        draft.purpose,
+        draft.allowance,
+        draft.expiry_epochs,
+        int(draft.is_transferable),
+        tuple(classes),
     )
 
 

@@ -48,6 +48,14 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX message_by_mailbox ON message (mailbox, number, content_bytes)",
         "CREATE INDEX message_by_age ON message (posted_seconds)",
     ),
+    (
+        """CREATE TABLE mark (
+            kind INTEGER NOT NULL,
+            name BLOB NOT NULL,
+            value INTEGER NOT NULL,
+            PRIMARY KEY (kind, name)
+        ) WITHOUT ROWID""",
+    ),
 )
 
 

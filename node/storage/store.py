@@ -11,7 +11,8 @@ Everything else happens rarely and is left to peewee whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from enum import IntEnum, unique
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -31,11 +32,25 @@ from node.storage.limits import (
     READ_MESSAGES_MAX,
 )
 from node.storage.migrations import STEPS, check_whose, run_sql
-from node.storage.tables import Batch, BudgetRequest, Message, Offer
+from node.storage.tables import Batch, BudgetRequest, Mark, Message, Offer
 from protocol.quotes import OFFER_BYTES_MAX
 
 _APPEND = Batch.insert(id=b"", encoded=b"").on_conflict(conflict_target=[Batch.id], action="NOTHING").sql()[0]
 _READ = Batch.select(Batch.encoded).where(Batch.number >= 0).order_by(Batch.number).limit(1).sql()[0]
+
+
+@unique
+class MarkKind(IntEnum):
+    """What the numbers of the table of marks are about; written to disk, so a number is never used again."""
+
+    RUNNING_SECONDS = 1
+    """Under no name: for how long this node has run."""
+    GRACE_ENDS = 2
+    """By reclaim request: the running second at which its hold's grace is over."""
+    APPROVED = 3
+    """By amendment: this institution's people approved it, at Unix time."""
+    SILENCED = 4
+    """Under no name: one more than the charter version under which this node signs nothing more."""
 
 
 class StoreFull(Exception):
@@ -130,6 +145,27 @@ class Store:
         while piece := self.get_batches(number, CHUNK_BATCHES_MAX):
             yield from piece
             number += len(piece)
+
+    # Marks of this node.
+
+    def put_marks(self, kind: MarkKind, marks: Mapping[bytes, int]) -> None:
+        """Remember these numbers by name, in place of those before; on disk on return. Raises: StoreFailed."""
+        rows = [{"kind": int(kind), "name": name, "value": value} for name, value in marks.items()]
+        if rows:
+            with self._database.transaction():
+                Mark.insert_many(rows).on_conflict_replace().execute(self._database.peewee)
+
+    def get_marks(self, kind: MarkKind) -> dict[bytes, int]:
+        """Name -> number."""
+        query = Mark.select(Mark.name, Mark.value).where(Mark.kind == int(kind))
+        with self._database.reading() as reading:
+            return {bytes(name): int(value) for name, value in query.tuples().execute(reading)}
+
+    def remove_mark(self, kind: MarkKind, name: bytes) -> None:
+        """Forget one."""
+        query = Mark.delete().where(Mark.kind == int(kind), Mark.name == name)
+        with self._database.transaction():
+            query.execute(self._database.peewee)
 
     # Requests for budgets.
 

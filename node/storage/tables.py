@@ -1,8 +1,8 @@
 """The tables of the ledger's file, as peewee sees them. `migrations.py` makes them; a test holds both together.
 
-The batches are the ledger; everything else here is post that is kept for others and may be lost without harm to
-the ledger. The models hang on no database: a query is run with `query.execute(database)`, so one process may hold
-several stores (a simulation does).
+The batches are the ledger; everything else here is post that is kept for others, or marks of this node alone, and may
+be lost without harm to the ledger. The models hang on no database: a query is run with `query.execute(database)`, so
+one process may hold several stores (a simulation does).
 """
 
 from __future__ import annotations
@@ -81,4 +81,16 @@ class Message(Row):
         indexes = ((("mailbox", "number", "content_bytes"), False),)
 
 
-TABLES: tuple[type[Row], ...] = (Ledger, Batch, BudgetRequest, Offer, Message)
+class Mark(Row):
+    """What this node remembers beside the ledger: small numbers by kind and name (`MarkKind` of the store)."""
+
+    kind = peewee.IntegerField()
+    name = peewee.BlobField()
+    value = peewee.IntegerField()
+
+    class Meta:
+        table_name = "mark"
+        primary_key = peewee.CompositeKey("kind", "name")
+
+
+TABLES: tuple[type[Row], ...] = (Ledger, Batch, BudgetRequest, Offer, Message, Mark)

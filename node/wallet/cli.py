@@ -13,16 +13,15 @@ import click
 
 from node.errors import Refused, Unreachable, UserError
 from node.terminal import confirm, dry_run_option, emit, explain_interruption, home_option, json_option, yes_option
+from node.wallet.cli_unlock import EXIT_NOT_YET, describe_document, tell_lost, unlock
 from node.wallet.options import format_date, make_passphrase, node_option, passphrase_option, wait_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from node.wallet.journal import Entry
-    from node.wallet.payments import Outcome
+    from node.wallet.sending import Outcome
     from node.wallet.wallet import Wallet
-
-EXIT_NOT_YET = 3
 
 
 @click.group()
@@ -117,24 +116,27 @@ def restore(
 ) -> None:
     """Bring a wallet back from its 24 words (asked for, or read from standard input).
 
-    Stop using the old one first: two machines that sign for one account stop it. So nothing is restored while a
-    record of the account is on its way.
+    Whatever the old machine signed and did not send can't become final later: the account's next slot is filled at
+    once, with a record that is on its way or with a payment of 0.001 credits to yourself.
     """
     from node.mnemonics import check_mnemonic
-    from node.wallet.restoring import check_nothing_pending
+    from node.wallet.unlocking import describe_freed, unlock_account
     from node.wallet.wallet import Wallet, check_no_wallet
 
     check_no_wallet(home)
     words = check_mnemonic(_read_words())
-    check_nothing_pending(home, node_url, words, federation)
     passphrase = _choose_passphrase(passphrase_file, no_passphrase)
     with Wallet.create(home, node_url, words, passphrase, federation=federation) as wallet:
-        document = {"address": wallet.address, "federation": wallet.federation_address}
-        lines = [
-            f"Restored: {wallet.address}",
-            "What was signed on the old machine and reached no node is not known here: never use both.",
-        ]
-        emit(document, lines, as_json)
+        try:
+            freed = unlock_account(wallet, wallet.unlock(passphrase))
+        except UserError as error:
+            kind = Unreachable if isinstance(error, Unreachable) else UserError
+            raise kind(
+                f"{wallet.address} is restored, but a record of the old machine may still come between: {error}. Run "
+                "`allmende wallet unlock` before the next payment"
+            ) from error
+        document = {"address": wallet.address, "federation": wallet.federation_address} | describe_document(freed)
+        emit(document, [f"Restored: {wallet.address}", describe_freed(freed)], as_json)
 
 
 @group.group(invoke_without_command=True)
@@ -304,7 +306,7 @@ def send(
     The credits that expire soonest go first. Example: allmende wallet send alm1q... 12.5 --memo "thank you"
     """
     from node.addresses import Kind, decode_address
-    from node.wallet.payments import Payment, find_same_payment, plan_transfer, send_transfer, submit_entry
+    from node.wallet.payments import Payment, find_same_payment, plan_transfer, send_transfer
     from node.wallet.wallet import Wallet
     from protocol.credits import format_credits, parse_credits
 
@@ -317,21 +319,20 @@ def send(
                 "To pay twice, run the command once more afterwards.",
                 err=True,
             )
-            _tell(context, wallet, submit_entry(wallet, same, wait_seconds), as_json, was_pending=True)
-            return
-        plan = plan_transfer(wallet, payment)
-        lines = [f"{format_credits(payment.amount)} credits to {to.strip()}", *_iterate_draws(plan.draws)]
-        if dry_run:
-            emit({"dry_run": True, **_describe_plan(to, plan)}, ["It would pay:", *lines], as_json)
-            return
-        if not yes and sys.stdin.isatty():
-            for line in lines:
-                click.echo(line, err=True)
-        confirm("Pay this?", yes)
+        else:
+            plan = plan_transfer(wallet, payment)
+            lines = [f"{format_credits(payment.amount)} credits to {to.strip()}", *_iterate_draws(plan.draws)]
+            if dry_run:
+                emit({"dry_run": True, **_describe_plan(to, plan)}, ["It would pay:", *lines], as_json)
+                return
+            if not yes and sys.stdin.isatty():
+                for line in lines:
+                    click.echo(line, err=True)
+            confirm("Pay this?", yes)
         key = wallet.unlock(make_passphrase(passphrase_file))
         with explain_interruption("the payment may be signed already and become final; see `allmende wallet pending`"):
-            outcome = send_transfer(wallet, key, payment, wait_seconds)
-        _tell(context, wallet, outcome, as_json)
+            outcome = send_transfer(wallet, key, payment, wait_seconds, same)
+        _tell(context, wallet, outcome, as_json, was_pending=same is not None)
 
 
 def _describe_plan(to: str, plan: Any) -> dict[str, Any]:
@@ -365,6 +366,7 @@ def _tell(
     context: click.Context, wallet: Wallet, outcome: Outcome, as_json: bool, *, was_pending: bool = False
 ) -> None:
     """Say what became of one record; the exit status is 0 only when it is proven to be final."""
+    tell_lost(outcome.lost)
     if outcome.verified is None and outcome.refusal:
         kept = "" if outcome.entry.state == "rejected" else _KEPT
         raise Refused(f"{wallet.node_url} refused it: {outcome.refusal}{kept}")
@@ -416,7 +418,8 @@ def pending(
     While something is pending, nothing new is signed after it. A node that refuses a record is not believed alone:
     other members may have voted for it. It leaves this list when a receipt proves it, or another record, final.
     """
-    from node.wallet.payments import is_open, resend_pending
+    from node.wallet.payments import resend_pending
+    from node.wallet.sending import is_open
     from node.wallet.wallet import Wallet
 
     with Wallet.open(home, node_url) as wallet:
@@ -440,3 +443,6 @@ def _iterate_pending(described: list[dict[str, Any]]) -> Iterator[str]:
         yield f"{entry['state']:<9} {day}  {entry['purpose']}  {entry['record']}"
         if entry["refusal"] or entry["reason"]:
             yield f"          {entry['refusal'] or entry['reason']}"
+
+
+group.add_command(unlock)

@@ -221,8 +221,8 @@ def receipt(job_id: str, home: Path, out: Path | None, as_json: bool) -> None:
         job = load_job(wallet, job_id)
         if not job.settle_receipt or not job.receipt:
             raise UserError(f"job {job.job_id} is not settled yet ({job.state}): `allmende job logs -f {job.job_id}`")
-        settle = verify_receipt(wallet.charter, job.settle_receipt).record
-        document, lines = describe_job(verify_job(wallet.charter, settle, job.hold_receipt, job.receipt))
+        settle = verify_receipt(wallet.charters, job.settle_receipt).record
+        document, lines = describe_job(verify_job(wallet.charters, settle, job.hold_receipt, job.receipt))
         document["paid_millicredits"] = job.paid
         if out is not None:
             parts = (("settle", job.settle_receipt), ("hold", job.hold_receipt), ("job", job.receipt))

@@ -55,7 +55,7 @@ def verify(
         raise click.UsageError("a job's receipt is checked with --job and --hold together")
     charter = _read_charter(charter_file, home, federation)
     try:
-        verified = verify_receipt(charter, _read_file(file))
+        verified = verify_receipt({0: charter}, _read_file(file))
     except InvalidInput as error:
         raise UserError(f"{file} proves nothing in the federation {charter.fields.name}: {error}") from error
     document, lines = _describe_verified(charter, verified)
@@ -63,7 +63,7 @@ def verify(
         from node.wallet.job_receipts import describe_job, verify_job
 
         try:
-            proven = verify_job(charter, verified.record, _read_file(hold_file), _read_file(job_file))
+            proven = verify_job({0: charter}, verified.record, _read_file(hold_file), _read_file(job_file))
         except InvalidInput as error:
             raise UserError(f"{job_file} does not hold: {error}") from error
         job_document, job_lines = describe_job(proven)
@@ -82,7 +82,7 @@ def _describe_verified(charter: Charter, verified: VerifiedReceipt) -> tuple[dic
         "federation": encode_address(Kind.FEDERATION, charter.federation),
         "federation_name": charter.fields.name,
         "record": to_document(verified.record),
-        "attempt": verified.attempt,
+        "attempt": verified.round.attempt,
         "members": [{"number": number, "name": name} for number, name in zip(verified.members, names, strict=True)],
         "weight": weight,
         "quorum": charter.quorum,
@@ -90,7 +90,7 @@ def _describe_verified(charter: Charter, verified: VerifiedReceipt) -> tuple[dic
     lines = [
         f"Proven: final in the federation {charter.fields.name} ({document['federation']})",
         *(f"  {line}" for line in describe(verified.record)),
-        f"Committed in attempt {verified.attempt} by {', '.join(names)}",
+        f"Committed in attempt {verified.round.attempt} by {', '.join(names)}",
         f"  weight {weight} of {charter.total_weight}, where {charter.quorum} is a quorum",
     ]
     return document, lines
@@ -175,7 +175,7 @@ def get(record: str, out: Path, home: Path, node_url: str | None, as_json: bool)
         if receipt is None:
             raise UserError(f"{record.strip()} is not final yet, so there is no receipt: try again in a moment")
         try:
-            verified = verify_receipt(wallet.charter, receipt)
+            verified = verify_receipt(wallet.charters, receipt)
         except InvalidInput as error:
             raise UserError(f"the receipt that {wallet.node_url} gives proves nothing: {error}") from error
         if verified.record.id != record_id:

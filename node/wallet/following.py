@@ -222,7 +222,7 @@ class Follower:
         """Believe the members' signatures, not the donor."""
         job = self._job
         try:
-            record = verify_receipt(self._wallet.charter, finality_receipt).record
+            record = verify_receipt(self._wallet.charters, finality_receipt).record
             if not isinstance(record.body, Settle) or record.account != job.hold:
                 raise InvalidInput("it is not the settlement of this job")
         except InvalidInput as error:

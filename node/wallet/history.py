@@ -115,7 +115,7 @@ def _is_proven(wallet: Wallet, record: Record, with_proof: bool) -> bool:
     if answer is None or answer.receipt is None:
         return False
     try:
-        verify_final(wallet.charter, answer.receipt, record.encoded)
+        verify_final(wallet.charters, answer.receipt, record.encoded)
     except InvalidInput:
         return False
     if entry is not None:

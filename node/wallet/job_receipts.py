@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from node.addresses import Kind, encode_address
-from protocol.charter import Charter
+from protocol.charter import Charters
 from protocol.credits import format_credits
 from protocol.errors import InvalidInput
 from protocol.identifiers import compute_account_id
@@ -26,21 +26,21 @@ class ProvenJob(NamedTuple):
     payee: bytes
 
 
-def verify_job(charter: Charter, settle: Record, hold_receipt: bytes, job_receipt: bytes) -> ProvenJob:
+def verify_job(charters: Charters, settle: Record, hold_receipt: bytes, job_receipt: bytes) -> ProvenJob:
     """What a job's receipt proves together with a proven settle and the receipt of its hold.
 
     Raises: InvalidInput when they don't belong together, or a signature does not hold.
     """
     if not isinstance(settle.body, Settle):
         raise InvalidInput("a job's receipt is checked together with the receipt of its settle")
-    hold = verify_receipt(charter, hold_receipt).record
+    hold = verify_receipt(charters, hold_receipt).record
     if not isinstance(hold.body, Hold) or hold.id != settle.account:
         raise InvalidInput("the hold is not the one that the settle ends")
     donor_key = settle.signers[0]
-    if compute_account_id(charter.federation, donor_key) != hold.body.payee:
+    if compute_account_id(charters[0].federation, donor_key) != hold.body.payee:
         raise InvalidInput("the settle is not signed by the hold's payee")
-    receipt = decode_job_receipt(charter, job_receipt, donor_key, hold.body.terms.meter_key)
-    if receipt.compute_id(charter.federation) != settle.body.job_receipt:
+    receipt = decode_job_receipt(charters[0], job_receipt, donor_key, hold.body.terms.meter_key)
+    if receipt.compute_id(charters[0].federation) != settle.body.job_receipt:
         raise InvalidInput("the settle names another job receipt")
     if receipt.hold != hold.id or receipt.quote != hold.body.terms.quote:
         raise InvalidInput("the job receipt names another hold or quote")

@@ -26,10 +26,11 @@ from node.files import write_atomically
 from node.sealing import compute_sealed_bytes, seal, seal_public_key
 from node.wallet.calling import Line
 from node.wallet.job_records import STARTED, WalletJob, get_job_directory, save_job
-from node.wallet.journal import Entry
+from node.wallet.journal import Entry, State
 from node.wallet.lots import Lot, choose_lots, read_lots
 from node.wallet.offers import PricedOffer, make_request, price_offers, read_offers
-from node.wallet.payments import read_account, spend, submit_entry
+from node.wallet.payments import spend
+from node.wallet.sending import read_account, submit_entry
 from protocol.conversation import (
     Message,
     Quoted,
@@ -209,29 +210,25 @@ def hold_job(wallet: Wallet, key: Ed25519PrivateKey, job: WalletJob, spec: JobSp
     Raises: UserError when it can't be, or is not final yet (then `job logs -f` goes on later).
     """
     quote, request = job.decode_quote(wallet), job.decode_request(wallet)
-    entry = _find_hold(wallet, job)
-    if entry is None:
+    offer = job.decode_offer(wallet)
+
+    def build_body(account: api.Account) -> Hold:
         if quote.valid_until < wallet.now() + START_SECONDS_MIN:
             raise UserError("the quote has run out, and nothing was spent: run the job again")
-        offer = job.decode_offer(wallet)
+        draws = choose_draws(wallet, spec, quote.amount_max, account)
+        terms = Terms(
+            quote.charter_version,
+            quote.compute_id(wallet.federation),
+            request.meter_key,
+            quote.grace_seconds,
+            wallet.charter.policy.acceptable_use,
+            quote.sponsor,
+            request.job_class,
+        )
+        payee = offer.compute_donor(wallet.federation)
+        return Hold(payee, tuple(Draw(*lot, amount) for lot, amount in draws), terms)
 
-        def build_body(account: api.Account) -> Hold:
-            draws = choose_draws(wallet, spec, quote.amount_max, account)
-            terms = Terms(
-                quote.charter_version,
-                quote.compute_id(wallet.federation),
-                request.meter_key,
-                quote.grace_seconds,
-                wallet.charter.policy.acceptable_use,
-                quote.sponsor,
-                request.job_class,
-            )
-            payee = offer.compute_donor(wallet.federation)
-            return Hold(payee, tuple(Draw(*lot, amount) for lot, amount in draws), terms)
-
-        outcome = spend(wallet, key, Kind.HOLD, _make_purpose(job), build_body)
-    else:
-        outcome = submit_entry(wallet, entry)
+    outcome = spend(wallet, key, Kind.HOLD, _make_purpose(job), build_body, entry=_find_hold(wallet, job))
     if outcome.verified is None:
         raise UserError(
             f"the credits for this job are not put aside yet ({outcome.refusal or 'the node gave no proof'}): "
@@ -248,11 +245,11 @@ def _make_purpose(job: WalletJob) -> str:
 
 
 def _find_hold(wallet: Wallet, job: WalletJob) -> Entry | None:
-    """The hold that was signed for this job, if any."""
+    """The hold that was signed for this job, if any that can still become final, or is."""
     before: int | None = None
     while page := wallet.journal.history(200, before):
         for entry in page:
-            if entry.purpose == _make_purpose(job):
+            if entry.purpose == _make_purpose(job) and entry.state is not State.REJECTED:
                 return entry
         before = page[-1].number
     return None

@@ -232,6 +232,11 @@ class Journal:
             found = self._entries("record_id = ? ORDER BY attempt DESC LIMIT 1", record_id)
         return found[0] if found else None
 
+    def slot(self, scope: bytes, sequence: int) -> list[Entry]:
+        """All that was signed for a slot, by attempt."""
+        with self._explain():
+            return self._entries("scope = ? AND sequence = ? ORDER BY attempt", scope, sequence)
+
     def pending(self) -> list[Entry]:
         """What still waits for an answer, in the order in which it must be sent."""
         with self._explain():

@@ -6,13 +6,13 @@ So a node that lies can keep silent or be slow; it can't make a wallet say "fina
 
 from __future__ import annotations
 
-from protocol.charter import Charter
+from protocol.charter import Charters
 from protocol.errors import InvalidInput
 from protocol.receipts import VerifiedReceipt, verify_receipt
 from protocol.records import decode_record
 
 
-def verify_final(charter: Charter, receipt: bytes, record_bytes: bytes) -> VerifiedReceipt:
+def verify_final(charters: Charters, receipt: bytes, record_bytes: bytes) -> VerifiedReceipt:
     """What the receipt proves, which is that exactly this record is final. Needs no network.
 
     Ids are compared: they hash every byte but the signatures, and a faulty member may have put the record into its
@@ -20,7 +20,7 @@ def verify_final(charter: Charter, receipt: bytes, record_bytes: bytes) -> Verif
 
     Raises: InvalidInput when the receipt proves nothing, or proves something about another record.
     """
-    verified = verify_receipt(charter, receipt)
-    if verified.record.id != decode_record(charter.federation, record_bytes).id:
+    verified = verify_receipt(charters, receipt)
+    if verified.record.id != decode_record(charters[0].federation, record_bytes).id:
         raise InvalidInput("the receipt is for another record than the one that this wallet signed")
     return verified

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from node.client import NodeClient
     from node.keystore import Passphrase
     from node.wallet.journal import Journal
-    from protocol.charter import Charter, FoundedCharter
+    from protocol.charter import Charter, Charters, FoundedCharter
 
 VERSION = 1
 SETTINGS_NAME = "wallet.json"
@@ -161,6 +161,11 @@ class Wallet:
     def charter(self) -> Charter:
         """The pinned charter."""
         return self.founded.charter
+
+    @property
+    def charters(self) -> Charters:
+        """Its versions, by which receipts are checked."""
+        return {0: self.charter}
 
     @cached_property
     def client(self) -> NodeClient:

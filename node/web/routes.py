@@ -28,11 +28,14 @@ from node.web.problems import AnyRequest, NotFound
 from node.web.services import WebServices
 from node.web.views import name_account, name_program, name_record
 from protocol.budgets import BUDGET_REQUEST_BYTES_MAX
+from protocol.codec import binary_up_to, decode, items
 from protocol.errors import InvalidInput
-from protocol.limits import RECORD_BYTES_MAX
+from protocol.limits import RECORD_BYTES_MAX, STATEMENT_BYTES_MAX
 from protocol.quotes import OFFER_BYTES_MAX
+from protocol.statements import decode_unlock_request
 
 _PIECE_BYTES = 256 * 1024
+_PROPOSAL_SHAPE = items(binary_up_to(STATEMENT_BYTES_MAX), binary_up_to(RECORD_BYTES_MAX))
 
 Services = NamedDependency[SkipValidation[WebServices]]
 Wait = Annotated[
@@ -84,6 +87,12 @@ async def get_status(services: Services) -> api.Status:
     return services.views.build_status(services.version, peers, bytes_received)
 
 
+@get("/evidence", tags=["node"])
+async def get_evidence(services: Services) -> list[api.Evidence]:
+    """Proofs that members or owners contradicted themselves. Each is signed by those whom it convicts."""
+    return services.views.list_evidence()
+
+
 @get("/charter", tags=["ledger"])
 async def get_charter(services: Services) -> api.Charter:
     """The federation's constitution: what a wallet pins and checks everything against."""
@@ -123,10 +132,56 @@ async def submit_record(services: Services, request: AnyRequest, wait: Wait = 0)
     record_id = await member.submit(await read_body(request))
     if wait:
         await wait_for(request, services.closing, partial(member.wait_final, record_id, wait))
-    state = member.get_state(record_id) or "waiting"
+    return _describe_submission(services, record_id)
+
+
+def _describe_submission(services: WebServices, record_id: bytes) -> Response[api.Submitted]:
+    state = services.member.get_state(record_id) or "waiting"
     is_final = state in ("final", "applied")
-    receipt = member.build_receipt(record_id) if is_final else None
+    receipt = services.member.build_receipt(record_id) if is_final else None
     return Response(api.Submitted(name_record(record_id), state, receipt), status_code=200 if is_final else 202)
+
+
+@get("/accounts/{address:str}/slot", tags=["ledger"])
+async def get_slot(services: Services, address: Address) -> api.AccountSlot:
+    """An account's next slot: which records claim it, and which attempt its owner asked for."""
+    return services.views.build_slot(decode_path(AddressKind.ACCOUNT, address))
+
+
+@post(
+    "/unlocks",
+    tags=["ledger"],
+    status_code=200,
+    operation_class=OctetsOperation,
+    request_max_body_size=STATEMENT_BYTES_MAX,
+)
+async def post_unlock(services: Services, request: AnyRequest, wait: Wait = 0) -> api.Promises:
+    """Ask for another attempt at a slot (canonical bytes, signed by its owner). Repeating it changes nothing.
+
+    With `wait`, answers as soon as members of a quorum have promised, or the slot is decided.
+    """
+    member, encoded = services.member, await read_body(request)
+    attempt = decode_unlock_request(encoded).attempt
+    slot = await member.submit_request(encoded)
+    if wait:
+        await wait_for(request, services.closing, partial(member.wait_promises, slot, attempt, wait))
+    return services.views.build_promises(slot, attempt)
+
+
+@post(
+    "/proposals",
+    tags=["ledger"],
+    operation_class=OctetsOperation,
+    request_max_body_size=STATEMENT_BYTES_MAX + RECORD_BYTES_MAX + 16,
+)
+async def submit_proposal(services: Services, request: AnyRequest, wait: Wait = 0) -> Response[api.Submitted]:
+    """Propose a record for a slot's attempt: [proposal, record], canonical bytes. 200: final; 202: not yet."""
+    member = services.member
+    proposal, record = decode(_PROPOSAL_SHAPE, await read_body(request), STATEMENT_BYTES_MAX + RECORD_BYTES_MAX + 16)
+    record_id = await member.submit_proposal(proposal, record)
+    if wait:
+        await wait_for(request, services.closing, partial(member.wait_final, record_id, wait))
+    return _describe_submission(services, record_id)
 
 
 @get("/programs", tags=["budgets"])
@@ -282,11 +337,15 @@ class _Pieces:
 PUBLIC_ROUTES = (
     get_health,
     get_status,
+    get_evidence,
     get_charter,
     get_account,
     get_account_records,
+    get_slot,
     get_record,
     submit_record,
+    post_unlock,
+    submit_proposal,
     get_programs,
     post_budget_request,
     get_budget_request,

@@ -7,23 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from node import api
 from node.addresses import Kind as AddressKind
 from node.addresses import encode_address
+from node.evidence import describe_verdict, list_accounts
 from node.member import LedgerMember
 from node.network.peer_ids import compute_peer_id
-from protocol.identifiers import compute_account_id
-from protocol.ledger import HoldState, ProgramState
+from node.web.costly import CostlyView
+from protocol.attempts import FIRST_ROUND
+from protocol.contests import Slot
+from protocol.ledger import HoldPhase, HoldState, ProgramState
 from protocol.messages import compute_frontier_digest
 from protocol.records import Kind, Record, ScopeKind, Settle, account_scope, hold_scope
+from protocol.rules import find_turn
+from protocol.statements import UnlockRequest, encode_signed, is_signed_by_writer
 
 JOBS_MAX = 500
 """Newest jobs in one list."""
-
-STATE_ROOT_SHARE_MAX = 0.05
-"""The root is a hash of the whole state: at most this share of the time goes into computing it for onlookers."""
 
 _ACCOUNT_FIELDS = frozenset({"account", "payee", "donor"})
 _PROGRAM_FIELDS = frozenset({"program", "gift_program"})
@@ -63,12 +65,16 @@ def describe_body(content: Any, field: str = "") -> Any:
     return content
 
 
+_HOLD_STATES: dict[HoldPhase, Literal["HELD", "SETTLED", "RECLAIMED"]] = {
+    HoldPhase.OPEN: "HELD",
+    HoldPhase.SETTLED: "SETTLED",
+    HoldPhase.RECLAIMED: "RECLAIMED",
+}
+
+
 class _Digests(NamedTuple):
-    batches: int
     state_root: str
     frontier: str
-    computed_at: float
-    computed_in: float
 
 
 class LedgerViews:
@@ -78,7 +84,9 @@ class LedgerViews:
         self._member = member
         self._clock = clock
         self._ledger = member.replica.ledger
-        self._digests: _Digests | None = None
+        self._digests = CostlyView(self._compute_digests, clock)
+        self._evidence = CostlyView(self._find_evidence, clock)
+        self._evidence_seen: dict[str, int] = {}
         self._enrolments_of: dict[bytes, list[bytes]] = {}
         self._enrolments_read = 0
         self._sponsors_of: dict[bytes, list[bytes]] = {}
@@ -107,7 +115,7 @@ class LedgerViews:
                 api.Member(
                     number=member.number,
                     name=member.name,
-                    address=name_account(compute_account_id(charter.federation, member.member_key)),
+                    address=name_account(charter.get_member_account(member.number)),
                     weight=member.weight,
                     peer_id=compute_peer_id(member.peer_key),
                     is_forked=member.number in self._member.replica.forks,
@@ -119,7 +127,7 @@ class LedgerViews:
     def build_status(self, version: str, peers: Sequence[api.Peer], bytes_received: dict[str, int]) -> api.Status:
         """How this node stands. The root and the frontier are of one moment, which may lie a little back."""
         member, replica = self._member, self._member.replica
-        digests = self._compute_digests()
+        digests = self._digests.read(len(replica.entries))
         return api.Status(
             version=version,
             federation=encode_address(AddressKind.FEDERATION, member.charter.federation),
@@ -134,19 +142,34 @@ class LedgerViews:
             peers=list(peers),
             forked_members=sorted(replica.forks),
             bytes_received=bytes_received,
+            evidence=[evidence.text for evidence in self.list_evidence()],
         )
 
     def _compute_digests(self) -> _Digests:
-        replica, now, known = self._member.replica, self._clock(), self._digests
-        batches = len(replica.entries)
-        if known is not None:
-            # A clock that was set back must not keep an old answer for ever: hence the absolute value.
-            is_recent = abs(now - known.computed_at) * STATE_ROOT_SHARE_MAX < known.computed_in
-            if known.batches == batches or is_recent:
-                return known
-        root, frontier = replica.compute_state_root().hex(), compute_frontier_digest(replica).hex()
-        self._digests = _Digests(batches, root, frontier, now, max(0.0, self._clock() - now))
-        return self._digests
+        replica = self._member.replica
+        return _Digests(replica.compute_state_root().hex(), compute_frontier_digest(replica).hex())
+
+    def list_evidence(self) -> list[api.Evidence]:
+        """The proofs of wrongdoing that this node's batches hold; like the root, they may lie a little back."""
+        return self._evidence.read(len(self._member.replica.entries))
+
+    def _find_evidence(self) -> list[api.Evidence]:
+        charter, found = self._member.charter, []
+        for encoded, verdict in self._member.archive.find_evidence():
+            name = verdict.compute_name().hex()
+            found.append(
+                api.Evidence(
+                    id=name,
+                    kind=verdict.kind.name.lower(),
+                    members=list(verdict.members),
+                    accounts=list_accounts(charter, verdict),
+                    text=describe_verdict(charter, verdict),
+                    seen_seconds=self._evidence_seen.get(name, int(self._clock())),
+                    encoded=encoded,
+                )
+            )
+        self._evidence_seen = {evidence.id: evidence.seen_seconds for evidence in found}
+        return found
 
     def build_account(self, account: bytes) -> api.Account:
         """What an account holds; one that was never heard of is empty, not missing."""
@@ -225,6 +248,53 @@ class LedgerViews:
             receipt=self._member.build_receipt(record.id) if with_receipt else None,
         )
 
+    def build_slot(self, account: bytes) -> api.AccountSlot:
+        """An account's next slot. Only requests that its owner signed count: any member may carry any bytes."""
+        scope = account_scope(account)
+        slot = (scope, self._ledger.get_next_sequence(scope))
+        request = self._find_last_request(slot)
+        records = self._list_claims(slot)
+        return api.AccountSlot(
+            sequence=slot[1],
+            attempt=request.attempt if request else 0,
+            request=encode_signed(request) if request else None,
+            records=[record.encoded for record in records],
+            is_contested=request is not None or len(records) > 1,
+        )
+
+    def _find_last_request(self, slot: Slot) -> UnlockRequest | None:
+        contest = self._member.replica.contests.get(slot)
+        requests = sorted(contest.requests.values(), key=lambda request: -request.attempt) if contest else ()
+        for request in requests:
+            is_writer = find_turn(self._ledger, slot[0], request.signer) is not None
+            if is_writer and is_signed_by_writer(self._member.charter.federation, request):
+                return request
+        return None
+
+    def _list_claims(self, slot: Slot) -> list[Record]:
+        """Records that claim an open slot: in a batch, or waiting here for one."""
+        waiting = [record for record in self._member.submissions.list_of(slot[0][1:]) if record.sequence == slot[1]]
+        found = {record.id: record for record in (*self._member.replica.get_claims(slot), *waiting)}
+        return list(found.values())
+
+    def build_promises(self, slot: Slot, attempt: int) -> api.Promises:
+        """What members promised for an attempt, as far as a certificate that is here stands behind each report."""
+        member = self._member
+        promises = []
+        for batch, (number, report) in member.get_promises(slot, attempt).items():
+            version, reported = report.round if report else FIRST_ROUND
+            record = name_record(report.record) if report else None
+            promises.append(api.SlotPromise(batch, number, record, version, reported))
+        weight = sum(member.charter.weights.get(promise.member, 0) for promise in promises)
+        return api.Promises(
+            version=member.replica.version,
+            attempt=attempt,
+            is_decided=self._ledger.is_decided(*slot),
+            has_quorum=weight >= member.charter.quorum,
+            promises=promises,
+            records=[record.encoded for record in self._list_claims(slot)],
+        )
+
     def build_page(self, account: bytes, limit: int, before: int | None) -> api.RecordPage:
         """What touched an account, newest first."""
         ids, next_before = self._member.get_history(account, before, limit)
@@ -278,7 +348,7 @@ class LedgerViews:
             epoch=state.epoch,
             held=state.amount,
             paid=None if state.is_open else state.paid,
-            state="HELD" if state.is_open else "SETTLED",
+            state=_HOLD_STATES[state.phase],
             quote=state.terms.quote.hex(),
             receipt=receipts[0].hex() if receipts else None,
         )

@@ -86,8 +86,8 @@ class Cast:
         """The records that give everybody credits, in groups of which each must be final before the next."""
         member_key = self.member_keys[1]
         signer = _public(member_key)
-        own_scope = account_scope(compute_account_id(self.federation, signer))
-        body = Program("people", "", 10**9, 1, 1, ())
+        own_scope = account_scope(self.founded.charter.get_member_account(1))
+        body = Program(1, "people", "", 10**9, 1, 1, ())
         program = self._sign(RecordDraft(Kind.PROGRAM, 1, own_scope, 0, b"", body, (signer,)), member_key)
         enrolments = [
             self._sign(

@@ -4,6 +4,8 @@ The other members of a federation produce real batches beforehand; then one memb
 those bytes: decode, verify, store durably, admit, vote, commit, fold. CPU time of the whole process, threads included,
 divided by the number of payments, and by the CPU time of one `verify` of `cryptography` in the same run. Both are taken
 on one processor: two threads on two processors that share a core would slow each other down and count as more work.
+
+With `is_profiled`, more such runs are watched and tell where the time goes, in the same unit.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import os
 import statistics
 import tempfile
 import time
-from functools import partial
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import trio
@@ -21,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from node.storage.store import Store
 from protocol.records import Record
+from scripts.benchmarks.cost_by_part import REPLICA_PARTS, Watch
 from scripts.benchmarks.federation_in_memory import Cast, exchange, make_final
 
 PEOPLE = 600
@@ -58,7 +62,7 @@ async def _produce(cast: Cast) -> tuple[list[bytes], list[list[bytes]], list[Rec
 
 
 async def _replay(
-    cast: Cast, setup: list[bytes], rounds: list[list[bytes]], payments: list[Record], path: Path
+    cast: Cast, setup: list[bytes], rounds: list[list[bytes]], payments: list[Record], path: Path, watch: Watch | None
 ) -> tuple[float, float]:
     """(CPU seconds of a payment at the measured member, of one verification)."""
     store = Store.open(path, cast.federation)
@@ -68,37 +72,43 @@ async def _replay(
     gc.collect()
     verify_before = measure_verify(payments)
     started = time.process_time()
-    for batches in rounds:
-        for encoded in batches:
-            await member.ingest([encoded], "benchmark")
-            member.say_next()
+    with watch.watching(REPLICA_PARTS) if watch else nullcontext():
+        for batches in rounds:
+            for encoded in batches:
+                await member.ingest([encoded], "benchmark")
+                member.say_next()
     spent = (time.process_time() - started) / len(payments)
     assert all(member.replica.is_final(record.id) for record in payments)
     store.close()
     return spent, (verify_before + measure_verify(payments)) / 2
 
 
-def measure(member_counts: tuple[int, ...] = (4,), samples: int = SAMPLES) -> dict[str, object]:
-    """`replica_cpu_in_verifies` by number of members: median of several runs, with all runs."""
+def measure(
+    member_counts: tuple[int, ...] = (4,), samples: int = SAMPLES, *, is_profiled: bool = False
+) -> dict[str, object]:
+    """`replica_cpu_in_verifies` by number of members: median of several runs, with all runs; and where it goes."""
     processors = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(processors)})
     try:
-        return _measure_here(member_counts, samples)
+        return _measure_here(member_counts, samples, is_profiled)
     finally:
         os.sched_setaffinity(0, processors)
 
 
-def _measure_here(member_counts: tuple[int, ...], samples: int) -> dict[str, object]:
+def _measure_here(member_counts: tuple[int, ...], samples: int, is_profiled: bool) -> dict[str, object]:
     result: dict[str, object] = {}
     details: dict[str, object] = {}
+    profiles: dict[str, object] = {}
     for count in member_counts:
         cast = Cast(count, PEOPLE)
         setup, rounds, payments = trio.run(_produce, cast)
-        runs = []
-        for sample in range(samples):
+
+        def replay(watch: Watch | None = None) -> tuple[float, float]:
             with tempfile.TemporaryDirectory() as directory:
-                path = Path(directory) / f"ledger-{sample}.sqlite"
-                runs.append(trio.run(partial(_replay, cast, setup, rounds, payments, path)))
+                path = Path(directory) / "ledger.sqlite"
+                return trio.run(_replay, cast, setup, rounds, payments, path, watch)  # noqa: B023  # used at once
+
+        runs = [replay() for _ in range(samples)]
         ratios = [spent / verify for spent, verify in runs]
         result[str(count)] = round(statistics.median(ratios), 3)
         details[str(count)] = {
@@ -107,7 +117,22 @@ def _measure_here(member_counts: tuple[int, ...], samples: int) -> dict[str, obj
             "records": len(payments),
             "batches": sum(map(len, rounds)),
         }
-    return {"replica_cpu_in_verifies": result, "replica": details}
+        if is_profiled:
+            profiles[str(count)] = _profile(replay, samples, len(payments))
+    profile = {"replica_profile_in_verifies": profiles} if is_profiled else {}
+    return {"replica_cpu_in_verifies": result, "replica": details, **profile}
+
+
+def _profile(replay: Callable[[Watch], tuple[float, float]], samples: int, payments: int) -> dict[str, float]:
+    """Verifications that each part costs a payment, the costliest first: medians of several runs."""
+    shares: dict[str, list[float]] = {}
+    for _ in range(samples):
+        watch = Watch()
+        _, verify = replay(watch)
+        for part, seconds in watch.read().items():
+            shares.setdefault(part, []).append(seconds / payments / verify)
+    medians = {part: round(statistics.median(values), 4) for part, values in shares.items()}
+    return dict(sorted(medians.items(), key=lambda entry: -entry[1]))
 
 
 if __name__ == "__main__":

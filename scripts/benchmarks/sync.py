@@ -23,7 +23,7 @@ async def _ignore(_peer: str, _topic: str, _payload: bytes) -> None:
 
 def _connect(network: SimulatedNetwork, name: str, member: LedgerMember) -> tuple[SimulatedTransport, Synchronizer]:
     transport = SimulatedTransport(network, name, topics=(), validate=lambda *_: True, on_gossip=_ignore)
-    return transport, Synchronizer(member.replica, transport, member.read_batch_bytes, member.ingest)
+    return transport, Synchronizer(member.replica, transport, member.archive.read_bytes, member.ingest)
 
 
 async def _measure() -> dict[str, object]:

@@ -31,7 +31,7 @@ def send_until_final(federation, record, chance, stopped):
             time.sleep(0.05)
             continue
         if submitted.receipt is not None:
-            return verify_receipt(federation.cast.founded.charter, submitted.receipt)
+            return verify_receipt({0: federation.cast.founded.charter}, submitted.receipt)
     return None
 
 

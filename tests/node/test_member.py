@@ -6,11 +6,17 @@ import trio
 from node.errors import UserError
 from node.storage.store import Store
 from protocol.batches import LogPosition, build_batch, decode_batch
-from protocol.equivocation import verify_fork_evidence
 from protocol.errors import Reason, Rejected
+from protocol.evidence import verify_evidence
 from protocol.receipts import verify_receipt
 from protocol.records import Kind, Output, RecordDraft, Transfer, account_scope, decode_record, sign_record
-from protocol.statements import VoteBatch
+from protocol.statements import (
+    VoteBatch,
+    decode_unlock_request,
+    encode_signed,
+    sign_slot_proposal,
+    sign_unlock_request,
+)
 from scripts.benchmarks.federation_in_memory import Cast, exchange, make_final
 
 PEOPLE = 6
@@ -35,7 +41,7 @@ def list_roots(members):
 
 def next_position(member, number):
     """Where the next batch of a member's log goes, as another member sees it."""
-    entries = member.replica.logs[number]
+    entries = member.replica.get_log((number, 0))
     return LogPosition(len(entries), entries[len(entries) - 1][0])
 
 
@@ -68,7 +74,7 @@ async def test_a_final_record_has_a_receipt_that_anybody_can_check(cast, members
     await make_final(members, [payment])
     for member in members:
         receipt = member.build_receipt(payment.id)
-        assert verify_receipt(cast.founded.charter, receipt).record == payment
+        assert verify_receipt({0: cast.founded.charter}, receipt).record == payment
 
 
 async def test_a_record_that_was_submitted_twice_is_introduced_once(cast, members):
@@ -88,7 +94,7 @@ async def test_a_record_handed_to_two_members_becomes_final_once(cast, members):
     assert members[2].get_state(payment.id) == "applied"
     assert len(members[2].replica.get_introductions(payment.id)) == 2
     receipt = members[2].build_receipt(payment.id)
-    assert verify_receipt(cast.founded.charter, receipt).record == payment
+    assert verify_receipt({0: cast.founded.charter}, receipt).record == payment
 
 
 async def test_the_second_of_two_conflicting_payments_is_rejected_with_its_reason(cast, members):
@@ -181,7 +187,7 @@ async def test_a_member_falls_silent_also_when_the_past_of_its_own_batch_is_not_
     await make_final(members, [cast.make_payments()[0]])
     restored = cast.open_member(2, backup)
     await restored.restore()
-    *_, own = (batch for log in [members[0].replica.logs[2]] for batches in log.values() for batch in batches)
+    *_, (own,) = members[0].replica.get_log((2, 0)).values()
     assert await restored.ingest([members[0].store.get_batch(own)], "peer") == 0
     assert restored.is_silenced
 
@@ -190,7 +196,7 @@ async def test_malformed_and_unsigned_batches_count_against_their_sender_and_cha
     faults: list[str] = []
     members[0].on_fault.append(faults.append)
     before = members[0].replica.compute_state_root()
-    good = members[1].store.get_batch(next(iter(members[1].replica.get_frontier()[2])))
+    good = members[1].store.get_batch(next(iter(members[1].replica.get_frontier()[2, 0])))
     header = decode_batch(cast.federation, good).header
     forged = build_batch(
         cast.founded.charter,
@@ -229,7 +235,7 @@ async def test_a_fork_is_noticed_kept_and_convicts_its_member_only(cast, members
     await members[1].ingest([branches[0].encoded], "peer")
     evidence = members[0].replica.forks[4]
     assert members[1].replica.forks[4] == evidence
-    assert verify_fork_evidence(cast.founded.charter, evidence.encode()) == 4
+    assert verify_evidence({0: cast.founded.charter}, evidence.encode()).members == (4,)
     assert members[0].replica.compute_state_root() == members[1].replica.compute_state_root()
 
 
@@ -255,7 +261,7 @@ async def test_a_member_that_introduces_a_payment_with_a_broken_signature_hinder
     for member in members[:3]:
         assert member.get_state(payment.id) == "applied"
     receipt = members[1].build_receipt(payment.id)
-    assert verify_receipt(cast.founded.charter, receipt).record.id == payment.id
+    assert verify_receipt({0: cast.founded.charter}, receipt).record.id == payment.id
 
 
 async def test_a_member_says_nothing_before_it_heard_what_a_quorum_has(cast, members, autojump_clock):
@@ -283,6 +289,88 @@ async def test_a_store_that_lost_a_batch_is_refused_in_one_line(cast, members):
     broken.append_batches([(batch.id, batch.encoded) for batch in batches[1:]])
     with pytest.raises(UserError, match="batch 1 in the database is damaged"):
         await cast.open_member(1, broken).restore()
+
+
+# -- unlocking --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def contested(cast, members):
+    """Two payments of one slot, of which no one can become final: two members voted for each."""
+    payment = cast.make_payments()[0]
+    rival = sign_conflict(cast, payment)
+    await members[0].submit(payment.encoded)
+    await members[2].submit(rival.encoded)
+    introductions = [members[0].say_next(), members[2].say_next()]
+    for member, heard in ((members[1], introductions[0]), (members[3], introductions[1])):
+        await member.ingest([heard.encoded], "peer")
+        introductions.append(member.say_next())
+    for member in members:
+        await member.ingest([batch.encoded for batch in introductions], "peer")
+    await exchange(members)
+    assert {member.get_state(record.id) for member in members for record in (payment, rival)} == {"introduced"}
+    return payment, rival
+
+
+def sign_request(cast, record, attempt=1):
+    key = next(key for key in cast.people if key.public_key().public_bytes_raw() == record.signers[0])
+    slot = (record.scope, record.sequence)
+    return slot, encode_signed(sign_unlock_request(cast.federation, slot, attempt, record.signers[0], key))
+
+
+def sign_proposal(cast, record, batches, attempt=1):
+    key = next(key for key in cast.people if key.public_key().public_bytes_raw() == record.signers[0])
+    slot = (record.scope, record.sequence)
+    proposal = sign_slot_proposal(cast.federation, slot, attempt, record.id, batches, record.signers[0], key)
+    return encode_signed(proposal)
+
+
+async def test_an_owner_unlocks_its_slot_at_any_node_and_gets_a_receipt(cast, members, contested):
+    _, wish = contested
+    slot, request = sign_request(cast, wish)
+    assert await members[1].submit_request(request) == slot
+    await exchange(members)
+    assert await members[1].wait_promises(slot, 1, 0)
+    promises = members[1].get_promises(slot, 1)
+    assert {promise.report for promise in promises.values()} == {None}
+    record_id = await members[3].submit_proposal(sign_proposal(cast, wish, promises), wish.encoded)
+    await exchange(members)
+    assert record_id == wish.id
+    for member in members:
+        assert verify_receipt({0: cast.founded.charter}, member.build_receipt(wish.id)).round.attempt == 1
+        assert await member.wait_promises(slot, 2, 0), "a decided slot keeps nobody waiting"
+    assert len(list_roots(members)) == 1
+
+
+async def test_a_third_record_comes_with_its_proposal_and_gets_no_vote_at_attempt_0(cast, members, contested):
+    payment, _ = contested
+    third = sign_conflict(cast, sign_conflict(cast, payment))
+    slot, request = sign_request(cast, payment)
+    await members[0].submit_request(request)
+    await exchange(members)
+    promises = members[0].get_promises(slot, 1)
+    await members[0].submit_proposal(sign_proposal(cast, third, promises), third.encoded)
+    batch = members[0].say_next()
+    assert [record.id for record in batch.records] == [third.id]
+    assert not any(isinstance(statement, VoteBatch) and not statement.batch for statement in batch.statements)
+    for member in members[1:]:
+        await member.ingest([batch.encoded], "peer")
+    await exchange(members)
+    assert {member.get_state(third.id) for member in members} == {"applied"}
+
+
+async def test_a_promise_outlives_a_crash(cast, members, contested):
+    payment, _ = contested
+    slot, request = sign_request(cast, payment)
+    await members[0].submit_request(request)
+    await exchange(members)
+    again = restart(cast, members[0])
+    await again.restore()
+    assert again.say_next() is None
+    with pytest.raises(Rejected) as caught:
+        again.voter.check_request(decode_unlock_request(request), again.compute_circumstances())
+    assert caught.value.reason is Reason.ATTEMPT_CLOSED
+    assert again.get_promises(slot, 1).keys() == members[0].get_promises(slot, 1).keys()
 
 
 async def test_what_a_member_does_at_once_is_what_it_does_beside_an_event_loop(cast, members):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from protocol.charter import (
     Charter,
     CharterFields,
+    Member,
     Rate,
     compute_quorum,
     decode_charter,
@@ -21,6 +22,7 @@ from protocol.charter import (
 from protocol.codec import encode
 from protocol.credits import AMOUNT_MAX
 from protocol.errors import InvalidInput
+from protocol.limits import CHARTER_BYTES_MAX, RECORD_BYTES_MAX
 from tests.protocol.test_signatures import MIXED_KEY
 from tests.strategies import Federation, make_federation, make_public_key
 
@@ -133,7 +135,7 @@ def test_the_founders_signatures_have_one_order():
 
 
 def test_a_later_charter_is_not_founded():
-    later = Charter(FIELDS._replace(version=1, prev=bytes(32)))
+    later = Charter(FIELDS._replace(version=1, prev=bytes(32)), FEDERATION.id)
     with pytest.raises(InvalidInput, match="genesis"):
         decode_founded_charter(encode((later.encoded, FEDERATION.found().signatures)))
 
@@ -151,6 +153,128 @@ def test_accounts_of_members_and_issuance_are_all_different():
     assert len(accounts) == 4 + 4 * 120
     assert charter.issuance_accounts[charter.get_issuance_account(3, 7)] == (3, 7)
     assert charter.members_by_key[make_public_key("Testland member 2")] == 2
+
+
+def test_a_later_version_belongs_to_the_federation_and_has_an_id_of_its_own():
+    fields = FIELDS._replace(version=1, prev=FEDERATION.id)
+    later = Charter(fields, FEDERATION.id)
+    assert decode_charter(later.encoded, FEDERATION.id).id == later.id != FEDERATION.id
+    assert later.federation == FEDERATION.id
+    assert later.id != Charter(fields, bytes(32)).id
+    assert later.get_issuance_account(1, 1) == FEDERATION.charter.get_issuance_account(1, 1)
+    for wrong, federation in ((fields, b""), (FIELDS, FEDERATION.id)):
+        with pytest.raises(InvalidInput):
+            Charter(wrong, federation)
+
+
+CAPS = st.lists(st.integers(0, 3) | st.integers(0, 10**9), max_size=120).map(tuple)
+
+
+@given(CAPS)
+def test_caps_have_one_encoding_whatever_their_runs(caps):
+    fields = change_member(0, issuance_caps=caps)
+    decoded = decode_charter(fields.encode())
+    trimmed = list(caps)
+    while trimmed and trimmed[-1] == 0:
+        trimmed.pop()
+    assert decoded.fields.members[0].issuance_caps == tuple(trimmed)
+    assert decoded.fields.encode() == decoded.encoded == fields.encode()
+
+
+@pytest.mark.parametrize(
+    "runs", [((1, 5), (1, 5)), ((2, 5), (1, 0)), ((1, 0),), ((0, 5),), ((121, 5),), ((60, 1), (61, 2)), ((1,),)]
+)
+def test_runs_that_say_the_same_in_another_way_or_too_much_are_refused(runs):
+    raw = list(msgpack.unpackb(FEDERATION.charter.encoded, use_list=False))
+    raw[9] = ((*raw[9][0][:6], runs, raw[9][0][7]), *raw[9][1:])
+    with pytest.raises(InvalidInput):
+        decode_charter(encode(tuple(raw)))
+
+
+def test_a_charter_of_a_hundred_members_fits_one_record():
+    members = tuple(
+        Member(
+            number,
+            f"University of Town No. {number}",
+            make_public_key(f"member {number}"),
+            make_public_key(f"vote {number}"),
+            make_public_key(f"peer {number}"),
+            1,
+            (10**9,) * 60 + (2 * 10**9,) * 60,
+            10**9,
+        )
+        for number in range(1, 101)
+    )
+    rates = tuple(Rate(f"Some device {number:03}", 1000) for number in range(200))
+    encoded = FIELDS._replace(members=members, rates=rates).encode()
+    assert CHARTER_BYTES_MAX * 3 // 4 < len(encoded) <= CHARTER_BYTES_MAX < RECORD_BYTES_MAX
+
+
+def test_a_charter_that_no_record_could_amend_is_refused():
+    rates = tuple(Rate(f"{number:064}", 1000) for number in range(400))
+    with pytest.raises(InvalidInput, match="bytes"):
+        Charter(FIELDS._replace(rates=rates))
+
+
+def make_next(**changes: Any) -> Charter:
+    following: dict[str, Any] = {"version": 1, "prev": FEDERATION.id}
+    return Charter(FIELDS._replace(**(following | changes)), FEDERATION.id)
+
+
+ALLOWED_CHANGES: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "keys, name and weight": {
+        "members": change_member(
+            0,
+            name="Renamed",
+            member_key=make_public_key("a"),
+            vote_key=make_public_key("b"),
+            peer_key=make_public_key("c"),
+        ).members
+    },
+    "a higher cap": {"members": change_member(0, issuance_caps=(1_000_000, 1_000_001, 1_000_000)).members},
+    "another epoch": {"members": change_member(0, issuance_caps=(1_000_000,) * 4).members},
+    "a higher ceiling": {"members": change_member(0, backing_ceiling=401).members},
+    "rates": {"rates": ()},
+    "the grace after an epoch": {"epoch_grace_seconds": 0},
+}
+
+
+@pytest.mark.parametrize("changes", ALLOWED_CHANGES.values(), ids=ALLOWED_CHANGES.keys())
+def test_much_of_a_charter_may_change(changes):
+    FEDERATION.charter.check_successor(make_next(**changes))
+
+
+FORBIDDEN_CHANGES: dict[str, dict[str, Any]] = {
+    "another predecessor": {"prev": bytes(32)},
+    "a version left out": {"version": 2},
+    "another name": {"name": "Elsewhere"},
+    "another nonce": {"nonce": bytes(16)},
+    "another genesis time": {"genesis_seconds": 5},
+    "another length of an epoch": {"epoch_seconds": 7200},
+    "a dev mark": {"is_dev": 1},
+    "a lower cap": {"members": change_member(0, issuance_caps=(1_000_000, 999_999, 1_000_000)).members},
+    "a cap left out": {"members": change_member(0, issuance_caps=(1_000_000, 1_000_000)).members},
+    "a lower ceiling": {"members": change_member(0, backing_ceiling=399).members},
+}
+
+
+@pytest.mark.parametrize("changes", FORBIDDEN_CHANGES.values(), ids=FORBIDDEN_CHANGES.keys())
+def test_what_holds_for_ever_does_not_change(changes):
+    with pytest.raises(InvalidInput):
+        FEDERATION.charter.check_successor(make_next(**changes))
+
+
+def test_a_dev_mark_may_be_dropped_once_there_are_enough_members():
+    small = Federation((1, 1, 1, 1), name="Small", is_dev=True)
+    fields = small.charter.fields._replace(version=1, prev=small.id, is_dev=0)
+    small.charter.check_successor(Charter(fields, small.id))
+
+
+def test_an_amendment_of_another_federation_is_refused():
+    other = make_federation((1, 1, 1, 1), "Elsewhere")
+    with pytest.raises(InvalidInput):
+        FEDERATION.charter.check_successor(Charter(make_next().fields, other.id))
 
 
 def test_epochs_count_from_one_and_grace_keeps_the_one_before_open():

@@ -102,12 +102,17 @@ class Network:
 
 def run_contest(seed: int, quorum: int | None = None) -> Outcome:
     """One contest, the same for the same seed. `quorum` replaces the charter's, for the mutant."""
+    return gather_contest(seed, quorum)[0]
+
+
+def gather_contest(seed: int, quorum: int | None = None) -> tuple[Outcome, Gathering]:
+    """The outcome, and the union of all batches of that contest."""
     federation = make_federation()
     with mock.patch.object(federation.charter, "quorum", quorum or federation.charter.quorum):
         return _run(federation, Random(seed))
 
 
-def _run(federation: Federation, random: Random) -> Outcome:
+def _run(federation: Federation, random: Random) -> tuple[Outcome, Gathering]:
     correct = {number: LocalMember(federation, number) for number in federation.numbers if number != FAULTY}
     faulty = FaultyMember(federation, random)
     union = Gathering(federation)
@@ -152,7 +157,7 @@ def _run(federation: Federation, random: Random) -> Outcome:
                 network.send(random.choice(list(union.batches.values())), number)
     assert not any(member.parked for member in correct.values())
     replicas = [*(member.replica for member in correct.values()), union.replica]
-    return Outcome(
+    outcome = Outcome(
         faulty.strategy,
         sum(union.replica.is_final(record.id) for record in records),
         frozenset(replica.compute_state_root() for replica in replicas),
@@ -160,6 +165,7 @@ def _run(federation: Federation, random: Random) -> Outcome:
         len(union.batches),
         tuple(trace),
     )
+    return outcome, union
 
 
 def describe(batch: Batch) -> str:

@@ -23,10 +23,15 @@ from protocol.statements import (
     Commit,
     CommitBatch,
     Promise,
+    Proposal,
     Statement,
+    Unlock,
     Vote,
     VoteBatch,
+    encode_signed,
     encode_statement,
+    sign_slot_proposal,
+    sign_unlock_request,
 )
 from tests.local_members import Gathering, LocalMember, make_prefix
 from tests.oracles import NaiveFold
@@ -129,6 +134,8 @@ class Schedule:
         position = self.random.randrange(len(batch.records) + 1)
         attempt = self.random.choice((0, 0, 1))
         proposal = (self.random.choice(introducing).id, 1) if attempt else (b"", 0)
+        request, place, wish = self.ask_to_unlock()
+        about = self.random.choice(self.records or [self.economy.grant])
         return self.random.choice(
             (
                 VoteBatch(name, excluded),
@@ -137,11 +144,32 @@ class Schedule:
                 CommitBatch(name, 0),
                 Vote(name, position, attempt, *proposal),
                 Commit(name, position, attempt),
-                Promise(name, 0, 0, b""),
+                request,
+                wish,
+                Promise(*place, b"", 0, 0),
+                Promise(*place, about.id, 0, 0),
                 Adopt(1, make_id("amendment")),
                 Checkpoint(name, make_id("root")),
             )
         )
+
+    def ask_to_unlock(self) -> tuple[Statement, tuple[bytes, int], Statement]:
+        """A payer's request for the slot of some record, where one stands already, and a proposal on top of it."""
+        record = self.random.choice(self.records or [self.economy.grant])
+        slot, attempt = (record.scope, record.sequence), self.random.choice((1, 1, 2))
+        signer, key = self.economy.people[0].public_key, self.economy.people[0].key
+        request = sign_unlock_request(self.federation.id, slot, attempt, signer, key)
+        places = [
+            (batch.id, position)
+            for batch in self.batches.values()
+            for position, statement in enumerate(batch.statements)
+            if isinstance(statement, Unlock)
+        ]
+        promising = [b.id for b in self.batches.values() if any(isinstance(s, Promise) for s in b.statements)]
+        promises = self.random.sample(promising, min(len(promising), 3)) or [next(iter(self.batches))]
+        proposal = sign_slot_proposal(self.federation.id, slot, attempt, record.id, promises, signer, key)
+        place = self.random.choice(places[-3:]) if places else (b"", 0)
+        return Unlock(encode_signed(request)), place, Proposal(encode_signed(proposal))
 
     def run(self) -> None:
         """Some steps, then in most cases everybody hears everything and answers."""

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.ledger import Ledger
+from protocol.credits import AMOUNT_MAX
+from protocol.ledger import HoldPhase, Ledger
 from protocol.records import FREE_LOT, Draw, Lot, Output, Record
+from protocol.rules import Circumstances, check_record
 from tests.oracles import NaiveFold
 from tests.strategies import (
     GRANTED,
@@ -18,6 +20,7 @@ from tests.strategies import (
     make_economy,
     make_federation,
     make_id,
+    make_key,
     make_public_key,
     make_records_of_every_kind,
     write_history,
@@ -61,6 +64,24 @@ def test_a_naive_fold_agrees_whatever_is_missing(seed, count, kept_percent):
     ledger = fold(records)
     NaiveFold(FEDERATION.charter, records).check_equals(ledger)
     assert ledger.applied_count + ledger.count_waiting() == len(records)
+
+
+@settings(max_examples=100)
+@given(SEEDS, st.integers(0, 40))
+def test_every_record_of_a_history_is_voted_for_once_all_before_it_have_applied(seed, count):
+    """So the histories are ones that correct members can make; and the rules let through what is in order."""
+    ledger = Ledger(FEDERATION.charter)
+    for record in write_history(FEDERATION, seed, count):
+        check_record(record, ledger, Circumstances(range(1, 2), 0, _EVERYTHING, _EVERYTHING))
+        assert ledger.offer(record) == [record]
+
+
+class _Everything:
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+_EVERYTHING = _Everything()
 
 
 @settings(max_examples=200)
@@ -108,15 +129,21 @@ def test_every_kind_applies_and_the_amounts_are_right():
     records = make_records_of_every_kind(FEDERATION)
     ledger = fold(records)
     assert ledger.applied_count == len(records)
-    assert ledger.get_balance(ALICE.account, LOT) == GRANTED - 15 - 60
+    assert ledger.get_balance(ALICE.account, LOT) == GRANTED - 15 - 60  # and what she held for nothing is back
     assert ledger.get_balance(BOB.account, LOT) == GRANTED + 15
     assert ledger.get_balance(ECONOMY.donor.account, FREE_LOT) == 60 - 20
     own = FEDERATION.charter.get_issuance_account(1, 1)
     assert ledger.get_balance(own, FREE_LOT) == 1_000_000 - 2 * GRANTED + 20
     # Member 2 sponsors; half of the 60 that came from member 1's program backs its next cap.
-    assert ledger.get_balance(FEDERATION.charter.get_issuance_account(2, 2), FREE_LOT) == 1_000_000 + 30
-    assert ledger.issued == 12_000_000 + 30
+    # The amendment raised member 2's cap of epoch 2 by half a million.
+    assert ledger.get_balance(FEDERATION.charter.get_issuance_account(2, 2), FREE_LOT) == 1_500_000 + 30
+    assert ledger.issued == 12_500_000 + 30
     assert ledger.escrowed == 0
+    assert {hold.phase for hold in ledger.holds.values()} == {HoldPhase.SETTLED, HoldPhase.RECLAIMED}
+    assert ledger.get_key(BOB.account) == make_public_key(f"next key of {BOB.name}")
+    assert ledger.charter.version == 1
+    assert not ledger.is_suspended(BOB.account, 1)
+    assert [state.until_epoch for state in ledger.enrolments.values()] == [0, 1]
 
 
 def test_issuance_accounts_hold_the_caps_of_the_charter():
@@ -164,7 +191,12 @@ def test_backing_is_the_least_of_ceiling_and_sum_in_every_order(order):
         prev = hold.id
     ledger = fold([*ECONOMY.records, *holds, *(settles[i] for i in order)])
     assert ledger.get_balance(FEDERATION.charter.get_issuance_account(2, 2), FREE_LOT) == 1_000_400
-    assert ledger.backing == {(2, 2): 400}
+    assert ledger.backing == {(2, 2): 450}
+    # A higher ceiling lets the rest through, whenever it comes.
+    raised = FEDERATION.amend(members=FEDERATION.change_member(2, backing_ceiling=425))
+    for records in ([raised, *settles], [*settles, raised], [*settles[:4], raised, *settles[4:]]):
+        ledger = fold([*ECONOMY.records, *holds, *records])
+        assert ledger.get_balance(FEDERATION.charter.get_issuance_account(2, 2), FREE_LOT) == 1_000_425
 
 
 def test_work_for_the_sponsors_own_program_or_for_free_credits_backs_nothing():
@@ -177,6 +209,58 @@ def test_work_for_the_sponsors_own_program_or_for_free_credits_backs_nothing():
     assert ledger.applied_count == 10
     assert ledger.backing == {}
     assert ledger.issued == 12_000_000
+
+
+def test_a_hold_waits_for_the_charter_version_that_priced_it():
+    """Else how much its settlement counts would depend on what came first."""
+    policy = FEDERATION.charter.policy._replace(backing_permille=900)
+    amendment = FEDERATION.amend(policy=policy)
+    hold = FEDERATION.hold(ALICE, ECONOMY.donor, ECONOMY.sponsor, [Draw(*ECONOMY.lot, 100)], charter_version=1)
+    settle = FEDERATION.settle(ECONOMY.donor, hold, 100)
+    ledger = fold([*ECONOMY.records, settle, hold])
+    assert ledger.count_waiting() == 2
+    assert ledger.offer(amendment) == [amendment, hold, settle]
+    assert ledger.backing == {(2, 2): 90}
+
+
+def test_a_settlement_counts_as_the_charter_of_its_hold_says():
+    hold = FEDERATION.hold(ALICE, ECONOMY.donor, ECONOMY.sponsor, [Draw(*ECONOMY.lot, 100)])
+    settle = FEDERATION.settle(ECONOMY.donor, hold, 100)
+    amendment = FEDERATION.amend(policy=FEDERATION.charter.policy._replace(backing_permille=900))
+    for records in ([amendment, hold, settle], [hold, settle, amendment]):
+        assert fold([*ECONOMY.records, *records]).backing == {(2, 2): 50}
+
+
+def test_work_for_a_member_that_is_still_to_join_counts_when_it_has_joined():
+    joined = FEDERATION.change_member(5, issuance_caps=(10, 20), backing_ceiling=30)
+    amendment = FEDERATION.amend(members=joined)
+    after = FEDERATION.amended(amendment, {5: make_key("Testland member 5")})
+    sponsor = after.sponsor(5, ECONOMY.donor)
+    hold = FEDERATION.hold(ALICE, ECONOMY.donor, sponsor, [Draw(*ECONOMY.lot, 100)])
+    late = [sponsor, hold, FEDERATION.settle(ECONOMY.donor, hold, 100)]
+    account = after.charter.get_issuance_account(5, 2)
+    for records in ([amendment, *late], [*late, amendment]):
+        assert fold([*ECONOMY.records, *records]).get_balance(account, FREE_LOT) == 20 + 30
+
+
+def test_what_is_no_next_charter_waits_for_ever():
+    for changes in ({"version": 2}, {"members": FEDERATION.charter.fields.members[:3]}, {"epoch_seconds": 1}):
+        amendment = FEDERATION.amend(**changes)
+        ledger = fold([*ECONOMY.records, amendment])
+        assert (ledger.count_waiting(), ledger.charter) == (1, FEDERATION.charter)
+
+
+def test_nothing_that_was_issued_is_ever_taken_back():
+    """A removed member's account keeps its credits; lower caps, which nobody votes for, change nothing."""
+    removed = FEDERATION.change_member(5, issuance_caps=(10,))
+    joined = FEDERATION.amend(members=removed)
+    after = FEDERATION.amended(joined)
+    left = after.amend(joined, members=FEDERATION.charter.fields.members)
+    lowered = FEDERATION.amended(left).amend(left, members=FEDERATION.change_member(1, issuance_caps=(1,)))
+    ledger = fold([*ECONOMY.records, lowered, left, joined])
+    assert ledger.charter.version == 3
+    assert ledger.get_balance(after.charter.get_issuance_account(5, 1), FREE_LOT) == 10
+    assert ledger.issued == 12_000_010
 
 
 def test_lots_never_mix():
@@ -210,7 +294,7 @@ def test_the_state_root_tells_apart_what_differs():
 
 
 def test_work_washed_round_and_round_can_still_be_counted():
-    """The settled sum has no bound, so the ledger keeps no more of it than the ceiling lets through."""
+    """The settled sum has no bound, so the ledger stops counting at the largest integer."""
     federation = Federation(name="Washing", backing_ceiling=1)
     economy = make_economy(federation)
     ledger = Ledger(federation.charter)
@@ -218,7 +302,8 @@ def test_work_washed_round_and_round_can_still_be_counted():
         ledger.offer(record)
     for _ in range(3):
         ledger._apply_backing(2, 2, 2**63, [])
-    assert ledger.backing == {(2, 2): 1}
+    assert ledger.backing == {(2, 2): AMOUNT_MAX}
+    assert ledger.issued == 12_000_001
     ledger.compute_state_root()
 
 

@@ -315,4 +315,4 @@ def test_a_script_survives_its_encoding():
 def test_golden_ids(charter, offer, request_, quote, receipt):
     federation = charter.federation
     found = [value.compute_id(federation).hex()[:16] for value in (offer, request_, quote, receipt)]
-    assert found == ["0e3905bc02345123", "8e65f2ff01db04db", "9ec3f018395e5f81", "4e3428ba84a53d9f"]
+    assert found == ["74f4fbcedd36475e", "5d94ad832e0e8b80", "8593e48ea71c8448", "801f6136eb898388"]

@@ -28,6 +28,7 @@ from tests.strategies import SEEDS, Federation, make_economy, make_federation, m
 
 FEDERATION = make_federation()
 CHARTER = FEDERATION.charter
+CHARTERS = {0: CHARTER}
 
 
 def make_cluster() -> Cluster:
@@ -35,7 +36,7 @@ def make_cluster() -> Cluster:
     for batch in make_prefix(FEDERATION):
         cluster.hand_out(batch)
     cluster.settle_down()
-    cluster.finalise(make_records_of_every_kind(FEDERATION)[5:])
+    cluster.finalise(make_records_of_every_kind(FEDERATION)[5:8])
     return cluster
 
 
@@ -49,7 +50,7 @@ INTRODUCTION, COMMITS = RAW[2][0], RAW[3]
 
 def check_refused(*, record: Any = RAW[1], introductions: Any = RAW[2], commits: Any = RAW[3]) -> None:
     with pytest.raises(InvalidInput):
-        verify_receipt(CHARTER, encode((1, record, introductions, commits)))
+        verify_receipt(CHARTERS, encode((1, record, introductions, commits)))
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
@@ -58,9 +59,9 @@ def test_every_member_can_give_a_receipt_of_every_final_record(number):
     finals = member.collect_final_records()
     assert len(finals) == 8
     for record in finals:
-        verified = verify_receipt(CHARTER, member.receipt(record))
+        verified = verify_receipt(CHARTERS, member.receipt(record))
         assert verified.record.id == record.id
-        assert verified.attempt == 0
+        assert verified.round.attempt == 0
         assert sum(CHARTER.weights[m] for m in verified.members) >= CHARTER.quorum
 
 
@@ -75,7 +76,7 @@ def test_every_final_record_of_a_random_run_with_a_faulty_member_has_a_receipt(s
     case = build_case(seed)
     gathering = gather(case, case.batches)
     for record in gathering.collect_final_records():
-        verified = verify_receipt(case.federation.charter, build_gathered_receipt(gathering, record))
+        verified = verify_receipt({0: case.federation.charter}, build_gathered_receipt(gathering, record))
         assert verified.record.id == record.id
 
 
@@ -85,23 +86,23 @@ def test_every_changed_byte_is_refused():
             changed = bytearray(RECEIPT)
             changed[place] ^= 1 << bit
             with pytest.raises(InvalidInput):
-                verify_receipt(CHARTER, bytes(changed))
+                verify_receipt(CHARTERS, bytes(changed))
 
 
 def test_a_byte_more_or_less_is_refused():
     for changed in (RECEIPT + b"\0", RECEIPT[:-1], RECEIPT[1:], b"", bytes(RECEIPT_BYTES_MAX + 1)):
         with pytest.raises(InvalidInput):
-            verify_receipt(CHARTER, changed)
+            verify_receipt(CHARTERS, changed)
 
 
 def test_a_receipt_proves_nothing_under_another_charter():
     elsewhere = make_federation((1, 1, 1, 1), "Elsewhere").charter
     with pytest.raises(InvalidInput):
-        verify_receipt(elsewhere, RECEIPT)
+        verify_receipt({0: elsewhere}, RECEIPT)
     # The same members and keys, founded again: only the 16 random bytes differ.
     again = Charter(CHARTER.fields._replace(nonce=bytes(16)))
     with pytest.raises(InvalidInput):
-        verify_receipt(again, RECEIPT)
+        verify_receipt({0: again}, RECEIPT)
 
 
 def test_a_receipt_needs_a_quorum():
@@ -117,10 +118,10 @@ def test_weight_counts_and_not_heads():
     record = federation.program(1)
     cluster.finalise([record])
     receipt = cluster.members[1].receipt(record)
-    assert verify_receipt(federation.charter, receipt).members == (1, 2, 3, 4)
+    assert verify_receipt({0: federation.charter}, receipt).members == (1, 2, 3, 4)
     raw = msgpack.unpackb(receipt, use_list=False)
     with pytest.raises(InvalidInput, match="no quorum"):
-        verify_receipt(federation.charter, encode((*raw[:3], raw[3][:3])))
+        verify_receipt({0: federation.charter}, encode((*raw[:3], raw[3][:3])))
 
 
 def test_commits_stand_in_the_order_of_their_members():
@@ -192,8 +193,8 @@ def test_only_commits_to_this_record_in_one_round_count():
     name = made.introduction.id
     good = Commit(name, 0, 0)
     proof = made.build([good, CommitBatch(name, 0), CommitBatch(name, 0b10)])
-    assert verify_receipt(CHARTER, proof).members == (2, 3, 4)
-    assert verify_receipt(CHARTER, made.build([Commit(name, 0, 7)] * 3)).attempt == 7
+    assert verify_receipt(CHARTERS, proof).members == (2, 3, 4)
+    assert verify_receipt(CHARTERS, made.build([Commit(name, 0, 7)] * 3)).round.attempt == 7
     wrong = [
         Commit(name, 1, 0),
         Commit(name, 0, 1),
@@ -205,7 +206,7 @@ def test_only_commits_to_this_record_in_one_round_count():
     ]
     for statement in wrong:
         with pytest.raises(InvalidInput):
-            verify_receipt(CHARTER, made.build([good, good, statement]))
+            verify_receipt(CHARTERS, made.build([good, good, statement]))
 
 
 def test_the_statements_in_a_receipt_are_those_that_were_signed():
@@ -233,10 +234,10 @@ def test_commits_through_two_spellings_of_one_record_make_one_receipt():
             statements = [Commit(name, 0, 0)]
             gathering.receive(FEDERATION.batch(number, after=after, seen=[spoilt], statements=statements))
         receipt = build_gathered_receipt(gathering, record)
-        verified = verify_receipt(CHARTER, receipt)
+        verified = verify_receipt(CHARTERS, receipt)
         assert (verified.record.id, verified.members) == (record.id, (1, 2, 3))
         raw = msgpack.unpackb(receipt, use_list=False)
         assert len(raw[2]) == 2
         left_out = tuple((header, (), position, path) for header, _, position, path in raw[2])
         with pytest.raises(InvalidInput):
-            verify_receipt(CHARTER, encode((1, raw[1], left_out, raw[3])))
+            verify_receipt(CHARTERS, encode((1, raw[1], left_out, raw[3])))

@@ -257,6 +257,7 @@ def test_expired_credits_can_neither_be_paid_nor_held():
 
 def test_credits_that_are_tied_to_their_owner_are_not_passed_on_but_can_be_redeemed():
     assert judge(make_transfer(outputs=[Output(BOB.account, TIED.id, 4, 1)])) is Reason.LOT_NOT_TRANSFERABLE
+    assert judge(make_transfer(outputs=[Output(ALICE.account, TIED.id, 4, 1)])) is None, "it may close a slot"
     assert judge(make_hold(draws=[Draw(TIED.id, 4, 1)])) is None
 
 
@@ -294,7 +295,14 @@ def test_a_member_can_t_grant_more_than_its_cap():
 
 
 def test_only_waiting_reasons_can_pass_by_themselves():
-    assert {Reason.PREDECESSOR_MISSING, Reason.REFERENCE_MISSING, Reason.FUNDS_MISSING} == WAITING_REASONS
+    assert {
+        Reason.PREDECESSOR_MISSING,
+        Reason.REFERENCE_MISSING,
+        Reason.NOT_APPROVED,
+        Reason.GRACE_RUNNING,
+        Reason.FUNDS_MISSING,
+        Reason.CHARTER_CHANGING,
+    } == WAITING_REASONS
 
 
 # -- precedence -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 from protocol.batches import decode_batch
 from protocol.budgets import decode_budget_request
 from protocol.charter import decode_charter, decode_founded_charter
-from protocol.equivocation import verify_fork_evidence
+from protocol.evidence import verify_evidence
 from protocol.receipts import verify_receipt
 from protocol.records import decode_record, has_valid_signatures
 from protocol.statements import decode_statement, encode_statement
@@ -42,5 +42,8 @@ def test_ids_and_encodings_are_the_recorded_ones():
 
 def test_signed_documents_still_prove_what_they_proved():
     assert decode_budget_request(CHARTER, bytes.fromhex(VECTORS["budget_request"])).member == 1
-    assert verify_receipt(CHARTER, bytes.fromhex(VECTORS["receipt"])).members == (1, 2, 3)
-    assert verify_fork_evidence(CHARTER, bytes.fromhex(VECTORS["fork_evidence"])) == 3
+    assert verify_receipt({0: CHARTER}, bytes.fromhex(VECTORS["receipt"])).members == (1, 2, 3)
+    for vector in VECTORS["evidence"]:
+        verdict = verify_evidence({0: CHARTER}, bytes.fromhex(vector["encoded"]))
+        assert (verdict.kind, list(verdict.members)) == (vector["kind"], vector["members"])
+        assert [key.hex() for key in verdict.keys] == vector["keys"]

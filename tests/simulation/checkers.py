@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from protocol.attempts import Round
 from protocol.batches import Batch
 from protocol.finality import full_mask, iterate_positions
 from protocol.receipts import verify_receipt
@@ -112,16 +113,17 @@ class Checkers:
             mask, attempt = full_mask(len(introduction.ids)) & ~statement.excluded, 0
         else:
             mask, attempt = 1 << statement.position, statement.attempt
+        said_round = Round(batch.header.charter_version, attempt)
         kind = Vote if isinstance(statement, (Vote, VoteBatch)) else Commit
         for position in iterate_positions(mask):
             record = self._records[introduction.ids[position]]
             slot = (record.scope, record.sequence)
-            said = self._said.setdefault((machine.number, kind, slot, attempt), record.id)
+            said = self._said.setdefault((machine.number, kind, slot, said_round), record.id)
             if said != record.id:
                 raise Violation(
                     f"one {kind.__name__.lower()} in a slot and round", f"member {machine.number} said two: {slot[1]}"
                 )
-            if kind is Commit and not _is_certified(introduction, position, attempt):
+            if kind is Commit and not _is_certified(introduction, position, said_round):
                 raise Violation(
                     "no commit without a certificate",
                     f"member {machine.number} commits to {self.world.names.describe(record)}",
@@ -186,11 +188,11 @@ class Checkers:
         steady = next(machine for machine in self.world.correct if not machine.is_set_back)
         receipt = steady.member.build_receipt(record_id)
         assert receipt is not None
-        if verify_receipt(self.world.stage.charter, receipt).record.id != record_id:
+        if verify_receipt(steady.member.replica.ledger.charters, receipt).record.id != record_id:
             raise Violation("receipts", self.world.names.describe_id(record_id))
 
 
-def _is_certified(introduction: Introduction, position: int, attempt: int) -> bool:
-    """True when votes of a quorum in a round of this attempt stand behind the record, where its weight is counted."""
+def _is_certified(introduction: Introduction, position: int, said_round: Round) -> bool:
+    """True when votes of a quorum in this round, for one proposal, stand behind the record where it is counted."""
     original, place = introduction.aliases.get(position, (introduction, position))
-    return any(vote_round[0] == attempt and tally.reached >> place & 1 for vote_round, tally in original.votes.items())
+    return any(ballot[0] == said_round and tally.reached >> place & 1 for ballot, tally in original.votes.items())

@@ -40,8 +40,8 @@ class Liar(Machine):
     def start(self) -> None:
         """Start the ear; what it signed before the seed began is in the log."""
         super().start()
-        log = self.member.replica.logs[self.number]
-        self.own = [self.member._fetch(batch) for index in sorted(log) for batch in log[index]]
+        log = self.member.replica.get_log((self.number, self.member.replica.version))
+        self.own = [self.member.archive.fetch(batch) for index in sorted(log) for batch in log[index]]
 
     def _say_next(self) -> None:
         if self.is_helpful and not self.world.is_over:
@@ -62,7 +62,7 @@ class Liar(Machine):
         """Sign a batch that follows `after` in this log, and show it to some members or all."""
         federation = self.world.stage.federation
         heads = [head for member, heads in self.member.replica.get_frontier().items() for head in heads]
-        seen = [self.member._fetch(head) for head in sorted(heads)[:HEADS_MAX]]
+        seen = [self.member.archive.fetch(head) for head in sorted(heads)[:HEADS_MAX]]
         batch = federation.batch(
             self.number,
             after=after,
@@ -74,7 +74,7 @@ class Liar(Machine):
         self.own.append(batch)
         if batch.id not in self.member.replica:
             self.disk.append_batches([(batch.id, batch.encoded)])
-            admission = self.member.replica.admit(batch, self.member._fetch)
+            admission = self.member.replica.admit(batch, self.member.archive.fetch)
             assert admission is not None
             self.member.voter.handle_admission(admission)
         if self.world.is_telling:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from node.errors import UserError
 from node.member import LedgerMember
+from node.running_clock import RunningClock
 from protocol.batches import decode_batch
 from protocol.errors import Rejected
 from protocol.messages import (
@@ -37,6 +38,7 @@ FIRST_PULL_SECONDS = 0.1
 WAKE_SECONDS = 0.2
 PIECE_BATCHES = 12
 RESTART_SECONDS = 1.0
+WATCH_SECONDS = 1.0
 
 
 class WatchedMember(LedgerMember):
@@ -86,14 +88,18 @@ class Machine:
         """Unix seconds as this machine sees them."""
         return START_SECONDS + self.world.now + self.clock_offset
 
+    def read_steady_clock(self) -> float:
+        """Seconds of a clock that never jumps."""
+        return self.world.now
+
     def start(self) -> None:
         """Start the process; everything follows from the disk."""
         stage = self.world.stage
         self.starts += 1
         self.known_of_us.clear()
-        member = WatchedMember(
-            stage.founded, self.number, stage.federation.vote_keys[self.number], self.disk, self.read_clock
-        )
+        vote_key = stage.get_vote_key(self.number)
+        member = WatchedMember(stage.founded, self.number, vote_key, self.disk, self.read_clock)
+        member.running_clock = RunningClock(self.disk, self.read_steady_clock)
         member.machine = self
         member.on_spoken.append(self.push)
         member.on_missing_past.append(lambda peer: self._pull_soon(WAKE_SECONDS, int(peer)))
@@ -127,8 +133,21 @@ class Machine:
     def set_clock(self, offset: float) -> None:
         """Put the clock wrong, or right again; records are judged anew as the daemon would."""
         self.clock_offset = offset
-        self.run(lambda: self.member.judge_at_once())
+        self.watch()
+
+    def watch(self) -> None:
+        """What the member does each second, whatever comes in."""
+        self.run(lambda: self.member.watch_at_once())
         self._speak_soon()
+
+    def _keep_watching(self) -> None:
+        self.watch()
+        self.world.after(WATCH_SECONDS, self._keep_watching)
+
+    def power_on(self) -> None:
+        """The first start."""
+        self.start()
+        self.world.after(WATCH_SECONDS * self.world.random.random(), self._keep_watching)
 
     # -- speaking -------------------------------------------------------------------------------------------------
 
@@ -220,15 +239,22 @@ class Machine:
         if self.is_up:
             is_equal = digest == compute_frontier_digest(self.member.replica)
             heads = () if is_equal else get_heads(self.member.replica)
-            known = len(self.member.replica.logs[asker.number])
+            known = len(self.member.replica.get_log((asker.number, self.member.replica.version)))
             self.send(asker, partial(asker.handle_heads, self, start, heads, known))
 
-    def handle_heads(self, peer: Machine, start: int, heads: tuple[Place, ...], known: int) -> None:
+    def handle_heads(
+        self,
+        peer: Machine,
+        start: int,
+        heads: tuple[Place, ...],
+        known: int,
+        asked: tuple[LogLocator, ...] = (),
+    ) -> None:
         """A peer's heads arrive: ask for what comes before them and is not here."""
         if not self.is_up or start != self.starts:
             return
         locators = compute_locators(self.member.replica, heads, self.member.list_ignored_logs())
-        if locators:
+        if locators and locators != asked:
             self.send(peer, partial(peer.answer_pull, self, start, heads, known, locators))
         else:
             self.note_heard(peer, known)
@@ -239,9 +265,8 @@ class Machine:
         """Send what comes after the locators, a piece of it."""
         if self.is_up:
             missing = compute_missing(self.member.replica, locators)
-            piece = tuple(self.member.read_batch_bytes(batch_id) for batch_id in missing[:PIECE_BATCHES])
-            has_more = len(missing) > PIECE_BATCHES
-            self.send(asker, partial(asker.handle_piece, self, start, heads, known, piece, has_more))
+            piece = tuple(self.member.archive.read_bytes(batch_id) for batch_id in missing[:PIECE_BATCHES])
+            self.send(asker, partial(asker.handle_piece, self, start, heads, known, piece, locators))
 
     def handle_piece(
         self,
@@ -250,20 +275,16 @@ class Machine:
         heads: tuple[Place, ...],
         known: int,
         piece: tuple[bytes, ...],
-        has_more: bool,
+        asked: tuple[LogLocator, ...],
     ) -> None:
-        """Take a piece in, and ask for the next one."""
+        """Take a piece in, and ask for the next one, unless this one brought us no further."""
         if not self.is_up or start != self.starts:
             return
-        admitted: list[int] = []
-        self.run(lambda: admitted.append(self.member.ingest_at_once(piece, str(peer.number))))
+        self.run(lambda: self.member.ingest_at_once(piece, str(peer.number)))
         if not self.is_up:
             return
         self._speak_soon()
-        if not has_more:
-            self.note_heard(peer, known)
-        elif any(admitted):
-            self.handle_heads(peer, start, heads, known)
+        self.handle_heads(peer, start, heads, known, asked)
 
     def note_heard(self, peer: Machine, known: int) -> None:
         """The peer told all that it had; it held so many batches of our log."""

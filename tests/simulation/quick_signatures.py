@@ -38,10 +38,19 @@ class QuickKey:
         return sha512(self._public + data).digest()
 
 
+_KEYS: dict[bytes, QuickKey] = {}
+
+
 @lru_cache(maxsize=256)
 def make_quick_key(label: str) -> QuickKey:
     """The key with this label."""
-    return QuickKey(label)
+    key = QuickKey(label)
+    return _KEYS.setdefault(key.public_bytes_raw(), key)
+
+
+def find_quick_key(public_key: bytes) -> QuickKey:
+    """The private key of a public one."""
+    return _KEYS[public_key]
 
 
 def is_quick_signature(public_key: bytes, message: bytes, signature: bytes) -> bool:
@@ -54,6 +63,7 @@ REPLACED = {
     "is_prime_order_key": lambda public_key: True,
     "make_key": make_quick_key,
     "make_public_key": lambda label: make_quick_key(label).public_bytes_raw(),
+    "find_key": find_quick_key,
     "decode_batch": lru_cache(maxsize=1 << 14)(batches.decode_batch),
 }
 

@@ -7,6 +7,8 @@ from functools import cache
 
 from node.member import LedgerMember
 from node.storage.store import Store
+from protocol.signatures import Signer
+from tests import strategies
 from tests.strategies import Economy, Federation, make_economy
 
 PEOPLE = 4
@@ -64,9 +66,11 @@ class Stage:
 
     def _open_member(self, number: int) -> LedgerMember:
         store = Store.open(":memory:", self.federation.id)
-        return LedgerMember(
-            self.founded, number, self.federation.vote_keys[number], store, clock=lambda: START_SECONDS - 60
-        )
+        return LedgerMember(self.founded, number, self.get_vote_key(number), store, clock=lambda: START_SECONDS - 60)
+
+    def get_vote_key(self, number: int) -> Signer:
+        """The key of a member's log."""
+        return strategies.find_key(self.charter.members[number].vote_key)
 
     @staticmethod
     def _let_speak(speaker: LedgerMember, members: Sequence[LedgerMember]) -> bool:

@@ -98,7 +98,7 @@ class World:
     def run(self) -> None:
         """Raises: Violation."""
         for machine in self.machines.values():
-            machine.start()
+            machine.power_on()
             for peer in self.machines.values():
                 machine.note_heard(peer, 0)
         for step in self.plan.steps:

@@ -119,11 +119,11 @@ class FakeNode:
         return record
 
     def sponsor(self, donor):
-        return self.sign(Kind.SPONSOR, next(iter(self.charter.member_accounts)), Sponsor(donor, self.epoch + 1))
+        return self.sign(Kind.SPONSOR, next(iter(self.charter.member_accounts)), Sponsor(1, donor, self.epoch + 1))
 
     def fund(self, person_key, amount, job_classes=(), name="Students", tag=b"t" * 32):
         member_account = next(iter(self.charter.member_accounts))
-        program = self.sign(Kind.PROGRAM, member_account, Program(name, "for a test", 10**8, 1, 0, job_classes))
+        program = self.sign(Kind.PROGRAM, member_account, Program(1, name, "for a test", 10**8, 1, 0, job_classes))
         account = compute_account_id(self.charter.federation, get_public(person_key))
         signers = (get_public(self.member_key), get_public(person_key))
         draft = RecordDraft(Kind.ENROL, self.epoch, person_scope(tag), 0, b"", Enrol(1, account), signers)

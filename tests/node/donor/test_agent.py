@@ -86,8 +86,8 @@ async def test_a_whole_job_is_run_metered_paid_and_proven(
     assert receipt.amount == -(-receipt.wall_ms * WEIGHT * 15 // 240_000)
     assert fake_node.get_balance(donor_account) == job.paid
     assert fake_node.get_balance(wallet.account) == FUNDS - job.paid
-    settle = verify_receipt(wallet.charter, job.settle_receipt).record
-    proven = verify_job(wallet.charter, settle, job.hold_receipt, job.receipt)
+    settle = verify_receipt(wallet.charters, job.settle_receipt).record
+    proven = verify_job(wallet.charters, settle, job.hold_receipt, job.receipt)
     assert (proven.payer, proven.payee) == (wallet.account, donor_account)
     assert load_job(wallet, job.job_id[:4]) == job
 

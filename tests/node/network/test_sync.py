@@ -55,7 +55,7 @@ class Linked:
             for name in names
         ]
         self.synchronizers = [
-            Synchronizer(member.replica, transport, member.read_batch_bytes, member.ingest)
+            Synchronizer(member.replica, transport, member.archive.read_bytes, member.ingest)
             for member, transport in zip(members, self.transports, strict=True)
         ]
         self.transports[0].set_peers({"right": ["right"]})
@@ -106,7 +106,7 @@ async def test_a_new_node_fetches_everything_in_bounded_pieces(cast, members, mo
 
 async def test_both_branches_of_a_forked_log_reach_everybody(cast, members):
     left, right = members[0], members[1]
-    log = left.replica.logs[4]
+    log = left.replica.get_log((4, 0))
     tips = {}
     for name, time_ms in (("left", 1), ("right", 2)):
         position = LogPosition(len(log), b"")
@@ -139,8 +139,8 @@ async def test_both_branches_of_a_forked_log_reach_everybody(cast, members):
     ("encode", "decode", "value"),
     [
         (encode_probe, decode_request, bytes(32)),
-        (encode_pull, decode_request, (LogLocator(1, ((3, bytes(32)),)), LogLocator(2, ()))),
-        (encode_frontier, decode_frontier, (Place(1, 7, bytes(32)),)),
+        (encode_pull, decode_request, (LogLocator(1, 0, ((3, bytes(32)),)), LogLocator(1, 1, ()))),
+        (encode_frontier, decode_frontier, (Place(1, 2, 7, bytes(32)),)),
         (encode_piece, decode_piece, Piece(1, (b"batch",))),
     ],
 )

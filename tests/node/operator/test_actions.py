@@ -49,7 +49,7 @@ async def test_a_program_is_declared_with_a_receipt(institution):
     program = decode_address(Kind.RECORD, signed.records[0].id)
     state = institution.member.replica.ledger.programs[program]
     assert (state.member, state.body.name, state.body.job_classes) == (1, "Students", ("infer", "train"))
-    assert verify_receipt(institution.charter, signed.records[0].receipt).record.id == program
+    assert verify_receipt({0: institution.charter}, signed.records[0].receipt).record.id == program
     assert name_program(program) in signed.text
     assert institution.actions.outbox.get_pending() == []
 

@@ -12,7 +12,7 @@ KEY = make_keys(1)[0]
 
 
 def make_record(sequence=0, donor=1, account=3):
-    body = Sponsor(bytes([donor]) * 32, 2)
+    body = Sponsor(1, bytes([donor]) * 32, 2)
     scope, prev = account_scope(bytes([account]) * 32), bytes([7]) * 32 if sequence else b""
     draft = RecordDraft(Kind.SPONSOR, 1, scope, sequence, prev, body, (KEY.public_key,))
     return sign_record(FEDERATION, draft, [KEY])

@@ -1,4 +1,4 @@
-"""A federation of one (a dev charter) behind a small HTTP server: the real rules and receipts, and faults on demand."""
+"""A federation of one behind a small HTTP server: the real rules and receipts, and faults on demand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import threading
-import time
 from base64 import b64encode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,149 +13,27 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node import api
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
-from node.history import AccountHistory
 from node.wallet.wallet import Wallet
-from protocol.batches import LogPosition, build_batch
 from protocol.budgets import decode_budget_request
-from protocol.charter import Charter, CharterFields, Member, Policy, found_charter
-from protocol.errors import WAITING_REASONS, InvalidInput, Reason, Rejected
+from protocol.errors import InvalidInput, Rejected
 from protocol.identifiers import compute_account_id
-from protocol.receipts import ProvableBatch, build_receipt
 from protocol.records import (
-    Grant,
-    GrantOutput,
     Kind,
-    Program,
-    RecordDraft,
     account_scope,
-    decode_record,
-    has_valid_signatures,
-    sign_record,
 )
-from protocol.replica import Replica
-from protocol.rules import Circumstances
-from protocol.statements import VoteBatch
-from protocol.voting import Voter
+from protocol.statements import (
+    encode_signed,
+)
+from tests.node.wallet.lone_federation import EPOCH_SECONDS, Federation
 
-EPOCH_SECONDS = 30 * 24 * 3600
 WORDS = "legal winner thank year wave sausage worth useful legal winner thank year wave sausage worth useful " + (
     "legal winner thank year wave sausage worth title"
 )
 OTHER_WORDS = " ".join(["abandon"] * 23 + ["art"])
-
-
-def _key(number):
-    return Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32)
-
-
-def _public(key):
-    return key.public_key().public_bytes_raw()
-
-
-class Federation:
-    """One member, which is enough for receipts that hold. Methods are called under `lock`."""
-
-    def __init__(self, name="Test", nonce=b"n" * 16):
-        self.member_key, self.vote_key = _key(1), _key(2)
-        keys = _public(self.member_key), _public(self.vote_key), _public(_key(3))
-        member = Member(1, "Hochschule", *keys, 1, (10**9, 10**9), 0)
-        policy = Policy(bytes(32), 3600, 7200, 0, 50, 2**20)
-        genesis = int(time.time()) - 1000
-        self.charter = Charter(
-            CharterFields(0, b"", name, nonce, genesis, EPOCH_SECONDS, 3600, 1, (member,), (), policy)
-        )
-        self.founded = found_charter(self.charter, {1: self.member_key.sign(self.charter.id)})
-        self.replica = Replica(self.charter)
-        self.voter = Voter(self.replica, 1)
-        self.history = AccountHistory()
-        self.batches = {}
-        self.last = LogPosition(0, b"")
-        self.lock = threading.Lock()
-        self.requests = {}
-
-    @property
-    def epochs(self):
-        return self.charter.compute_open_epochs(int(time.time()))
-
-    def say(self, records=()):
-        statements = self.voter.take_statements(1000)
-        if records:
-            statements = [VoteBatch(b"", 0), *statements]
-        batch = build_batch(
-            self.charter, self.vote_key, 1, self.last, seen=[], time_ms=0, records=list(records), statements=statements
-        )
-        self.last = LogPosition(self.last.index + 1, batch.id)
-        self.batches[batch.id] = batch
-        admission = self.replica.admit(batch, self.batches.__getitem__)
-        assert admission is not None
-        self.voter.handle_admission(admission)
-        for record in admission.applied:
-            self.history.note(record, self.replica.ledger)
-
-    def submit(self, encoded):
-        """Make a record final, or raise Rejected; one that has to wait is left alone."""
-        record = decode_record(self.charter.federation, encoded)
-        if self.replica.locate(record.id) is None:
-            if not has_valid_signatures(record):
-                raise Rejected(Reason.SIGNATURE_INVALID)
-            try:
-                self.voter.check_introduction(record, Circumstances(self.epochs))
-            except Rejected as rejection:
-                if rejection.reason in WAITING_REASONS:
-                    return record
-                raise
-            self.voter.note_introduction(record)
-            self.say([record])
-            while self.voter.has_statements:
-                self.say()
-        return record
-
-    def receipt(self, record_id):
-        located = self.replica.locate(record_id) is not None and self.replica.is_final(record_id)
-        if not located:
-            return None
-        return build_receipt(self.replica, record_id, lambda batch_id: ProvableBatch(self.batches[batch_id]))
-
-    def sign(self, kind, account, body, *, keys=None):
-        """The next record of an account that the member writes, made final."""
-        keys = keys or [self.member_key]
-        head = self.replica.ledger.heads.get(account_scope(account))
-        sequence, prev = (head.sequence + 1, head.record) if head else (0, b"")
-        draft = RecordDraft(
-            kind, self.epochs[-1], account_scope(account), sequence, prev, body, tuple(map(_public, keys))
-        )
-        record = sign_record(self.charter.federation, draft, keys)
-        self.submit(record.encoded)
-        assert self.receipt(record.id)
-        return record
-
-    @property
-    def member_account(self):
-        return next(iter(self.charter.member_accounts))
-
-    def declare(self, name, *, is_transferable=1, expiry_epochs=2):
-        body = Program(name, "for a test", 10**6, expiry_epochs, is_transferable, ())
-        return self.sign(Kind.PROGRAM, self.member_account, body)
-
-    def enrol(self, request_bytes):
-        request = decode_budget_request(self.charter, request_bytes)
-        draft = request.build_enrolment(self.charter)
-        signature = self.member_key.sign(draft.compute_id(self.charter.federation))
-        record = draft.assemble(self.charter.federation, [signature, request.enrolment_signature])
-        self.submit(record.encoded)
-        return record
-
-    def grant(self, program, enrolment, account, amount):
-        epoch = self.epochs[-1]
-        expiry = epoch + program.body.expiry_epochs
-        issuance = self.charter.get_issuance_account(1, epoch)
-        body = Grant(program.id, expiry, (GrantOutput(enrolment.id, account, amount),))
-        return self.sign(Kind.GRANT, issuance, body)
 
 
 def _text(kind, identifier):
@@ -175,9 +52,10 @@ class Node(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.fault = lambda method, path: None
         self.received = []
+        self.proposals = []
         self.overrides = {}
+        self.slot_overrides = {}
         self.forged_receipt = None
-        self.on_the_way = []
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -200,6 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = parts.path.removeprefix(api.PREFIX).strip("/").split("/")
         if (method, path) == ("POST", ["records"]):
             self.server.received.append(body)
+        if (method, path) == ("POST", ["proposals"]):
+            self.server.proposals.append(body)
         fault = self.server.fault(method, "/".join(path))
         if fault == "drop":
             self.close_connection = True
@@ -253,6 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
                 )
             case ["GET", "accounts", address]:
                 return self._account(decode_address(AddressKind.ACCOUNT, address))
+            case ["GET", "accounts", address, "slot"]:
+                return self._slot(decode_address(AddressKind.ACCOUNT, address))
             case ["GET", "accounts", address, "records"]:
                 before = int(query["before"][0]) if "before" in query else None
                 limit = int(query.get("limit", ["50"])[0])
@@ -262,8 +144,10 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._record(decode_address(AddressKind.RECORD, record), True)
             case ["GET", "programs"]:
                 return self._programs()
-            case ["POST", "records"]:
-                record = federation.submit(body)
+            case ["POST", "unlocks"]:
+                return federation.unlock(body)
+            case ["POST", "records" | "proposals" as what]:
+                record = federation.submit(body) if what == "records" else federation.propose(body)
                 receipt = federation.receipt(record.id)
                 state: api.RecordState = "applied" if receipt else "waiting"
                 receipt = self.server.forged_receipt or receipt
@@ -276,6 +160,20 @@ class _Handler(BaseHTTPRequestHandler):
             case ["GET", "budget-requests", request_id]:
                 return self._budget_request(request_id)
         raise KeyError(path)
+
+    def _slot(self, account):
+        replica, scope = self.server.federation.replica, account_scope(account)
+        slot = (scope, replica.ledger.get_next_sequence(scope))
+        contest = replica.contests.get(slot)
+        requests = sorted(contest.requests.values(), key=lambda request: request.attempt) if contest else []
+        last = requests[-1] if requests else None
+        records = [record.encoded for record in replica.get_claims(slot)]
+        answer = api.AccountSlot(
+            slot[1], last.attempt if last else 0, encode_signed(last) if last else None, records, bool(requests)
+        )
+        for name, value in self.server.slot_overrides.items():
+            setattr(answer, name, value)
+        return answer
 
     def _account(self, account):
         ledger = self.server.federation.replica.ledger
@@ -304,7 +202,6 @@ class _Handler(BaseHTTPRequestHandler):
             lots,
             enrolments,
             [],
-            list(self.server.on_the_way),
         )
         for name, value in self.server.overrides.items():
             setattr(answer, name, value)

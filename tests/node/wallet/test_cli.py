@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from node.addresses import Kind as AddressKind
-from node.addresses import decode_address
+from node.addresses import decode_address, encode_address
 from node.cli import run
 from node.wallet.payments import Payment, send_transfer
 
@@ -200,27 +200,21 @@ def test_without_the_node_the_history_is_the_wallets_own(wallet, home, node, fun
     assert "does not answer" in said.err
 
 
-def test_nothing_is_restored_while_a_record_is_on_its_way(home, fail, node, words, receiver, monkeypatch):
-    from node.addresses import encode_address
-
-    record = encode_address(AddressKind.RECORD, b"r" * 32)
-    node.on_the_way = [record]
-    type_words(monkeypatch, words)
-    status, said = fail("wallet", "restore", "--node", node.url, "--no-passphrase")
-    assert (status, record in said) == (1, True)
-    assert not home.exists()
-
-
-def test_nothing_is_restored_over_a_journal_with_open_records(wallet, fail, node, fund, receiver, words, monkeypatch):
+def test_a_journal_that_was_left_behind_is_taken_up_by_a_restore(
+    wallet, ask, node, fund, receiver, words, federation, monkeypatch
+):
     fund(wallet, 10_000)
     node.fault = lambda method, path: (409, "POLICY") if path == "records" else None
-    send_transfer(wallet, wallet.unlock(None), Payment(decode_address(AddressKind.ACCOUNT, receiver), 2500, ""))
+    account = decode_address(AddressKind.ACCOUNT, receiver)
+    signed = send_transfer(wallet, wallet.unlock(None), Payment(account, 2500, "")).entry
     wallet.close()
     for name in ("wallet.json", "wallet.key"):
         (wallet.home / name).unlink()
     type_words(monkeypatch, words)
-    status, said = fail("wallet", "restore", "--node", node.url, "--no-passphrase")
-    assert (status, "are not final" in said) == (1, True)
+    restored = ask("wallet", "restore", "--node", node.url, "--no-passphrase")
+    assert restored["final"] == encode_address(AddressKind.RECORD, signed.record_id)
+    assert federation.replica.ledger.balances[account]
+    assert ask("wallet", "pending") == {"pending": []}
 
 
 def test_a_restored_wallet_goes_on_where_the_old_one_stopped(wallet, ask, fund, receiver, words, monkeypatch):
@@ -229,8 +223,21 @@ def test_a_restored_wallet_goes_on_where_the_old_one_stopped(wallet, ask, fund, 
     ask("wallet", "send", receiver, "1", "-y")
     new_home = wallet.home.with_name("new")
     type_words(monkeypatch, words)
-    ask("wallet", "restore", "--node", node_url, "--no-passphrase", "--home", str(new_home))
-    assert ask("wallet", "send", receiver, "1", "-y", "--home", str(new_home))["sequence"] == 1
+    restored = ask("wallet", "restore", "--node", node_url, "--no-passphrase", "--home", str(new_home))
+    assert (restored["slot"], restored["attempts"]) == (1, 1)
+    assert ask("wallet", "send", receiver, "1", "-y", "--home", str(new_home))["sequence"] == 2
+
+
+def test_an_unlock_by_hand_says_what_it_found_and_what_became_final(wallet, ask, node, fund, receiver):
+    assert ask("wallet", "unlock") == {
+        "claims": 0, "attempts_before": 0, "slot": None, "final": None, "attempts": 0
+    }  # fmt: skip
+    fund(wallet, 10_000)
+    node.fault = lambda method, path: (409, "POLICY") if path == "records" else None
+    account = decode_address(AddressKind.ACCOUNT, receiver)
+    signed = send_transfer(wallet, wallet.unlock(None), Payment(account, 2500, "")).entry
+    freed = ask("wallet", "unlock")
+    assert (freed["slot"], freed["final"]) == (0, encode_address(AddressKind.RECORD, signed.record_id))
 
 
 def test_a_node_of_another_federation_is_refused_by_every_command(wallet, fail, start_node, make_federation, receiver):

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.cli import run
 from node.wallet.job_receipts import describe_job, verify_job
-from node.wallet.payments import read_account, spend
+from node.wallet.payments import spend
+from node.wallet.sending import read_account
 from protocol.errors import InvalidInput
 from protocol.identifiers import compute_account_id
 from protocol.metering import JobState
@@ -40,7 +41,7 @@ def hold(wallet, federation, fund):
     donor_key = DONOR.public_key().public_bytes_raw()
     donor = compute_account_id(federation.charter.federation, donor_key)
     with federation.lock:
-        sponsor = federation.sign(Kind.SPONSOR, federation.member_account, Sponsor(donor, 2))
+        sponsor = federation.sign(Kind.SPONSOR, federation.member_account, Sponsor(1, donor, 2))
     policy = federation.charter.policy
     terms = Terms(0, QUOTE, METER.public_key().public_bytes_raw(), 3600, policy.acceptable_use, sponsor.id, "training")
 
@@ -74,7 +75,7 @@ def settle(federation, hold, job_receipt):
 
 
 def test_the_three_proofs_together_say_what_ran_and_what_it_cost(wallet, federation, hold, settle, job_receipt):
-    proven = verify_job(federation.charter, settle, federation.receipt(hold.id), job_receipt.encode())
+    proven = verify_job({0: federation.charter}, settle, federation.receipt(hold.id), job_receipt.encode())
     document, lines = describe_job(proven)
     assert (document["state"], document["millicredits"], document["payer"]) == ("DONE", 4000, wallet.address)
     assert document["is_signed_by_payer"] is True
@@ -85,15 +86,15 @@ def test_another_job_receipt_is_not_the_one_that_the_settle_names(federation, ho
     other = job_receipt._replace(amount=1).sign_as_donor(federation.charter.federation, DONOR)
     other = other.sign_as_payer(federation.charter.federation, METER)
     with pytest.raises(InvalidInput, match="names another job receipt"):
-        verify_job(federation.charter, settle, federation.receipt(hold.id), other.encode())
+        verify_job({0: federation.charter}, settle, federation.receipt(hold.id), other.encode())
 
 
 def test_a_settle_of_another_hold_does_not_serve(federation, hold, settle, job_receipt):
     stranger = federation.declare("Others")
     with pytest.raises(InvalidInput, match="not the one that the settle ends"):
-        verify_job(federation.charter, settle, federation.receipt(stranger.id), job_receipt.encode())
+        verify_job({0: federation.charter}, settle, federation.receipt(stranger.id), job_receipt.encode())
     with pytest.raises(InvalidInput, match="receipt of its settle"):
-        verify_job(federation.charter, stranger, federation.receipt(hold.id), job_receipt.encode())
+        verify_job({0: federation.charter}, stranger, federation.receipt(hold.id), job_receipt.encode())
 
 
 def test_the_command_checks_all_three_files(federation, hold, settle, job_receipt, tmp_path, founding_file, capsys):

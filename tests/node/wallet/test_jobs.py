@@ -185,7 +185,7 @@ def donor(wallet, federation, fund):
     fund(wallet, FUNDS)
     account = compute_account_id(wallet.charter.federation, DONOR_PUBLIC)
     with federation.lock:
-        sponsor = federation.sign(Kind.SPONSOR, federation.member_account, Sponsor(account, federation.epochs[-1]))
+        sponsor = federation.sign(Kind.SPONSOR, federation.member_account, Sponsor(1, account, federation.epochs[-1]))
     donor = ScriptedDonor(wallet, wallet.client, sponsor.id)
     wallet.__dict__["client"] = donor
     yield donor
@@ -311,7 +311,7 @@ def test_a_donor_that_refuses_or_is_silent_costs_nothing(wallet, donor, write_jo
 
 def test_the_donor_gets_a_proven_hold_and_inputs_that_only_it_can_open(wallet, donor, running, tmp_path):
     (start,) = donor.get_heard(Start)
-    hold = verify_receipt(donor.charter, start.hold_receipt).record
+    hold = verify_receipt({0: donor.charter}, start.hold_receipt).record
     check_hold(donor.federation, hold, donor.quote, donor.request)
     sealed = donor.blobs[start.inputs]
     bundle = open_sealed(SEAL_SEED, sealed, compute_seal_context(b"inputs", hold.id))
@@ -329,7 +329,7 @@ def test_a_job_interrupted_after_its_hold_is_started_without_a_second_hold(walle
     resume_job(wallet, interrupted, connect)
     hold_job(wallet, wallet.unlock(None), load_job(wallet, job.job_id), spec)
     (start,) = donor.get_heard(Start)
-    assert verify_receipt(donor.charter, start.hold_receipt).record.id == job.hold
+    assert verify_receipt({0: donor.charter}, start.hold_receipt).record.id == job.hold
     assert len(wallet.journal.history()) == 1
 
 

@@ -10,26 +10,25 @@ import pytest
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
 from node.errors import Unreachable, UserError
-from node.wallet import payments
+from node.wallet import sending
 from node.wallet.journal import State
 from node.wallet.payments import (
     Payment,
-    find_pending,
     find_same_payment,
     plan_transfer,
     resend_pending,
     send_transfer,
     sign_next,
-    submit_entry,
 )
+from node.wallet.sending import find_pending, submit_entry
 from node.wallet.wallet import Wallet
 from protocol.records import Kind, Lot, Output, RecordDraft, Transfer, account_scope, sign_record
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(payments, "RETRY_SECONDS_FIRST", 0.01)
-    monkeypatch.setattr(payments, "CATCH_UP_SECONDS", 0.05)
+    monkeypatch.setattr(sending, "RETRY_SECONDS_FIRST", 0.01)
+    monkeypatch.setattr(sending, "CATCH_UP_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -137,8 +136,8 @@ def test_what_is_pending_goes_first_and_takes_the_slot_before(wallet, node, fede
 def test_nothing_new_is_signed_while_something_stays_pending(wallet, node, fund, payment):
     fund(wallet, 10_000)
     first = sign(wallet, payment)
-    node.fault = lambda method, path: (409, "SLOT_CONTESTED") if path == "records" else None
-    with pytest.raises(UserError, match=r"not final yet.*slot contested.*nothing new was signed"):
+    node.fault = lambda method, path: (409, "POLICY") if path == "records" else None
+    with pytest.raises(UserError, match=r"not final yet.*policy.*nothing new was signed"):
         send_transfer(wallet, wallet.unlock(None), payment._replace(amount=1))
     assert [entry.record_id for entry in wallet.journal.history()] == [first.record_id]
 

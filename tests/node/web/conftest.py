@@ -70,16 +70,16 @@ class Federation:
         self.id = self.charter.federation
         self.person = self.account_of(self.person_key)
         self.donor = self.account_of(self.donor_key)
-        self.member_account = self.account_of(self.member_key)
+        self.member_account = self.charter.get_member_account(1)
         self.issuance = self.charter.get_issuance_account(1, 1)
-        body = Program("Students", "for courses", 10**6, 1, 1, ("train",))
+        body = Program(1, "Students", "for courses", 10**6, 1, 1, ("train",))
         self.program = self.sign(Kind.PROGRAM, account_scope(self.member_account), 0, b"", body, self.member_key)
         tag = person_scope(b"t" * 32)
         self.enrolment = self.sign(Kind.ENROL, tag, 0, b"", Enrol(1, self.person), self.member_key, self.person_key)
         grant = Grant(self.program.id, 2, (GrantOutput(self.enrolment.id, self.person, 5000),))
         self.grant = self.sign(Kind.GRANT, account_scope(self.issuance), 0, b"", grant, self.member_key)
         scope = account_scope(self.member_account)
-        self.sponsor = self.sign(Kind.SPONSOR, scope, 1, self.program.id, Sponsor(self.donor, 3), self.member_key)
+        self.sponsor = self.sign(Kind.SPONSOR, scope, 1, self.program.id, Sponsor(1, self.donor, 3), self.member_key)
 
     def account_of(self, key: Ed25519PrivateKey) -> bytes:
         return compute_account_id(self.id, public(key))

@@ -14,8 +14,11 @@ from node.addresses import Kind, encode_address
 from node.client import RecordRefused
 from node.errors import Unreachable, UserError
 from protocol.charter import decode_founded_charter
+from protocol.contests import Contest
 from protocol.errors import Reason, Rejected
 from protocol.receipts import verify_receipt
+from protocol.records import account_scope
+from protocol.statements import encode_signed, sign_slot_proposal, sign_unlock_request
 
 ACCOUNT, RECORD = Kind.ACCOUNT, Kind.RECORD
 MAILBOX = sha256(b"mailbox").digest()
@@ -32,7 +35,7 @@ async def test_a_payment_is_final_when_its_submission_returns(funded, federation
     payment = federation.sign_payment(0, b"", 1500)
     answer = await funded.call("submit_record", payment.encoded, wait=10)
     assert answer.state == "applied"
-    assert verify_receipt(federation.charter, answer.receipt).record == payment
+    assert verify_receipt({0: federation.charter}, answer.receipt).record == payment
     payer = await funded.call("get_account", encode_address(ACCOUNT, federation.person))
     assert (payer.millicredits, payer.next_sequence, payer.head) == (3500, 1, encode_address(RECORD, payment.id))
     assert [(lot.program_name, lot.expiry_epoch, lot.millicredits) for lot in payer.lots] == [("Students", 2, 3500)]
@@ -78,7 +81,7 @@ async def test_a_reader_waits_for_a_record_to_become_final(funded, federation):
         await funded.member.submit(payment.encoded)
     (record,) = answers
     assert (record.state, record.kind, record.sequence) == ("applied", "transfer", 0)
-    assert verify_receipt(federation.charter, record.receipt).record == payment
+    assert verify_receipt({0: federation.charter}, record.receipt).record == payment
     (output,) = record.body["outputs"]
     assert output["account"] == encode_address(ACCOUNT, federation.donor)
     assert output["program"] == encode_address(Kind.PROGRAM, federation.program.id)
@@ -253,6 +256,62 @@ async def test_a_new_letter_takes_the_place_of_the_oldest_in_a_full_mailbox(node
     await node.call("post_message", MAILBOX, b"first")
     await node.call("post_message", MAILBOX, b"second")
     assert [letter.content for letter in await node.call("get_messages", MAILBOX)] == [b"second"]
+
+
+def ask(federation, attempt=1, key=None):
+    key = key or federation.person_key
+    slot = (account_scope(federation.person), 0)
+    return sign_unlock_request(federation.id, slot, attempt, key.public_key().public_bytes_raw(), key)
+
+
+def propose(federation, record, batches, attempt=1):
+    slot, key = (record.scope, record.sequence), federation.person_key
+    public_key = key.public_key().public_bytes_raw()
+    return encode_signed(sign_slot_proposal(federation.id, slot, attempt, record.id, batches, public_key, key))
+
+
+async def test_a_slot_is_shown_with_its_claims_and_freed_by_its_owner(funded, federation):
+    address = encode_address(ACCOUNT, federation.person)
+    assert await funded.call("get_slot", address) == api.AccountSlot(0, 0, None, [], False)
+    request, payment = encode_signed(ask(federation)), federation.sign_payment(0, b"", 1500)
+    promises = await funded.call("post_unlock", request, wait=10)
+    assert (promises.attempt, promises.is_decided, promises.has_quorum) == (1, False, True)
+    assert [(promise.member, promise.record) for promise in promises.promises] == [(1, None)]
+    assert await funded.call("post_unlock", request, wait=10) == promises, "asking again changes nothing"
+    assert await funded.call("get_slot", address) == api.AccountSlot(0, 1, request, [], True)
+    with pytest.raises(RecordRefused) as refused:
+        await funded.call("submit_record", payment.encoded)
+    assert refused.value.reason is Reason.SLOT_CONTESTED
+    proposal = propose(federation, payment, [promise.batch for promise in promises.promises])
+    answer = await funded.call("post_proposal", proposal, payment.encoded, wait=10)
+    assert verify_receipt({0: federation.charter}, answer.receipt).record == payment
+    assert await funded.call("post_proposal", proposal, payment.encoded, wait=10) == answer
+    assert (await funded.call("get_slot", address)).sequence == 1
+
+
+async def test_who_may_not_unlock_is_told_by_which_rule(funded, federation):
+    with pytest.raises(RecordRefused) as refused:
+        await funded.call("post_unlock", encode_signed(ask(federation, key=federation.donor_key)))
+    assert refused.value.reason is Reason.WRITER_WRONG
+    payment = federation.sign_payment(0, b"", 1500)
+    with pytest.raises(RecordRefused) as refused:
+        await funded.call("post_proposal", propose(federation, payment, [b"b" * 32]), payment.encoded)
+    assert refused.value.reason is Reason.REFERENCE_MISSING
+    for nonsense in (b"", b"\xc0"):
+        with pytest.raises(UserError):
+            await funded.call("post_unlock", nonsense)
+        with pytest.raises(UserError):
+            await funded.call("post_proposal", nonsense, payment.encoded)
+
+
+async def test_a_request_that_the_owner_did_not_sign_is_not_shown(funded, federation):
+    """A member may carry any bytes; a high attempt that nobody asked for would use up the owner's attempts."""
+    contest = funded.member.replica.contests.setdefault((account_scope(federation.person), 0), Contest())
+    contest.requests[b"b" * 32, 0] = ask(federation)._replace(attempt=999)
+    contest.requests[b"b" * 32, 1] = ask(federation, 5)
+    contest.requests[b"b" * 32, 2] = ask(federation, 7, federation.donor_key)
+    shown = await funded.call("get_slot", encode_address(ACCOUNT, federation.person))
+    assert (shown.attempt, shown.is_contested) == (5, True)
 
 
 async def test_the_api_describes_itself(node):

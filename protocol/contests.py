@@ -1,0 +1,53 @@
+"""What was said about freeing a slot: its owner's requests and proposals, and the members' promises.
+
+All of it is kept by the batch that carries it, never by what came first, so two replicas that hold the same batches
+know the same (spec 5.6). A slot has such an entry only when somebody asked to unlock it, and only until it is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from protocol.attempts import Claim, Round
+from protocol.statements import SlotProposal, UnlockRequest
+
+Slot = tuple[bytes, int]
+"""(scope, sequence)."""
+
+Place = tuple[bytes, int]
+"""(batch, position) of a statement."""
+
+
+class PromiseGiven(NamedTuple):
+    """A member's promise, as the batch that carries it says it."""
+
+    member: int
+    report: Claim | None
+
+
+class Contest:
+    """One slot's requests, promises and proposals."""
+
+    def __init__(self) -> None:
+        self.requests: dict[Place, UnlockRequest] = {}
+        self.proposals: dict[Place, SlotProposal] = {}
+        self.promises: dict[Round, dict[bytes, PromiseGiven]] = {}
+        """Round -> batch -> the promise in it; a second one for that round in one batch says nothing."""
+
+    def note_promise(self, promised: Round, batch: bytes, promise: PromiseGiven) -> None:
+        """A batch holds a promise for a round."""
+        self.promises.setdefault(promised, {}).setdefault(batch, promise)
+
+    def choose_promises(self, promised: Round) -> dict[bytes, PromiseGiven]:
+        """One promise of each member that gave any in this round, by batch: what a writer rests its proposal on."""
+        chosen: dict[int, tuple[bytes, PromiseGiven]] = {}
+        for batch, promise in sorted(self.promises.get(promised, {}).items()):
+            chosen.setdefault(promise.member, (batch, promise))
+        return dict(chosen.values())
+
+    def find_promises(self, promised: Round, batches: Iterable[bytes]) -> list[PromiseGiven] | None:
+        """The promises for this round in these batches, or None when one of them holds none."""
+        given = self.promises.get(promised, {})
+        found = [given.get(batch) for batch in batches]
+        return None if None in found else [promise for promise in found if promise is not None]

@@ -1,0 +1,58 @@
+"""Whose turn it is to ask for another attempt at a slot, by a member's own clock of running time (spec 5.8).
+
+Where a slot has one writer it is always that writer's. Where several may write (payee and payer of a hold, the members
+in a person's or the charter's scope), attempt a belongs to writer a mod k, and members answer it only when the turns
+before are over. So nobody can keep the others from finishing by asking again and again. Clocks decide about progress
+alone: whatever they show, no two records become final.
+"""
+
+from __future__ import annotations
+
+from protocol.attempts import compute_turn, compute_turn_start
+from protocol.contests import Slot
+from protocol.errors import Reason, Rejected
+from protocol.ledger import Ledger
+from protocol.records import ScopeKind
+from protocol.rules import Circumstances, find_turn
+
+PAYER_TURN = 0
+"""The payer's place among a hold's writers."""
+
+
+class Turns:
+    """Since when this member knows of each open slot that has several writers."""
+
+    def __init__(self) -> None:
+        self._seen_seconds: dict[Slot, int] = {}
+
+    def note_record(self, slot: Slot, circumstances: Circumstances) -> None:
+        """A record for the slot came: attempt 0 begins, unless it has begun."""
+        if slot[0][0] != ScopeKind.ACCOUNT:
+            self._seen_seconds.setdefault(slot, circumstances.running_seconds)
+
+    def forget(self, slot: Slot) -> None:
+        """The slot is decided."""
+        self._seen_seconds.pop(slot, None)
+
+    def check_turn(
+        self, ledger: Ledger, slot: Slot, signer: bytes, attempt: int, circumstances: Circumstances | None
+    ) -> None:
+        """Raise `Rejected` unless the attempt is the signer's; with `circumstances`, unless its turn has begun, too."""
+        writer = find_turn(ledger, slot[0], signer)
+        if writer is None:
+            raise Rejected(Reason.WRITER_WRONG, "the signer may not write in this slot")
+        index, count = writer
+        if count == 1:
+            return
+        if compute_turn(attempt, count) != index:
+            raise Rejected(Reason.TURN_WRONG, f"attempt {attempt} belongs to another writer of this slot")
+        if circumstances is None:
+            return
+        if slot[0][0] == ScopeKind.HOLD and index == PAYER_TURN:
+            request = ledger.holds[slot[0][1:]].request
+            if request not in circumstances.ripe_requests:
+                raise Rejected(Reason.TURN_WRONG, "the payer's turns begin when the hold's grace has passed")
+        seen_seconds = self._seen_seconds.setdefault(slot, circumstances.running_seconds)
+        wait_seconds = seen_seconds + compute_turn_start(attempt, count) - circumstances.running_seconds
+        if wait_seconds > 0:
+            raise Rejected(Reason.TURN_WRONG, f"the turn of attempt {attempt} begins in {wait_seconds} s")
