@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocol.attempts import Round
+from protocol.attempts import Claim, Round
 from protocol.batches import Batch
+from protocol.contests import Slot
 from protocol.finality import full_mask, iterate_positions
 from protocol.receipts import verify_receipt
 from protocol.records import Record
 from protocol.replica import Admission, Introduction, Replica
-from protocol.statements import Commit, CommitBatch, Vote, VoteBatch
+from protocol.statements import Commit, CommitBatch, Promise, Vote, VoteBatch
+from tests.simulation.unlocking import is_decided_everywhere
 
 if TYPE_CHECKING:
     from tests.simulation.machines import Machine
     from tests.simulation.world import World
-
-Slot = tuple[bytes, int]
 
 
 class Violation(Exception):
@@ -43,7 +43,9 @@ class Checkers:
         self.finals: dict[Slot, bytes] = {}
         self.acknowledged: dict[int, set[bytes]] = {number: set() for number in world.stage.federation.numbers}
         """Member -> records that its disk proves final."""
-        self._records: dict[bytes, Record] = {}
+        self.records: dict[bytes, Record] = {}
+        self._promised: dict[tuple[int, Slot], Round] = {}
+        self._commits: dict[tuple[int, Slot], list[Claim]] = {}
         self._said: dict[tuple[int, type, Slot, object], bytes] = {}
         self._spoken: set[bytes] = set()
 
@@ -57,7 +59,7 @@ class Checkers:
         if batch.id not in self.replica:
             self.batches[batch.id] = batch
             for record in batch.records:
-                self._records.setdefault(record.id, record)
+                self.records.setdefault(record.id, record)
             union = self.replica.admit(batch, self.batches.__getitem__)
             assert union is not None
             self._note_finals(union, "all together")
@@ -77,7 +79,7 @@ class Checkers:
     def _note_finals(self, admission: Admission, who: str) -> None:
         for introduction, mask in admission.final:
             for position in iterate_positions(mask):
-                record = self._records[introduction.ids[position]]
+                record = self.records[introduction.ids[position]]
                 slot = (record.scope, record.sequence)
                 if self.finals.setdefault(slot, record.id) != record.id:
                     names = self.world.names
@@ -103,6 +105,8 @@ class Checkers:
         for statement in batch.statements:
             if isinstance(statement, (VoteBatch, CommitBatch, Vote, Commit)):
                 self._check_duty(machine, batch, statement)
+            elif isinstance(statement, Promise):
+                self._check_promise(machine, batch, statement)
 
     def _check_duty(self, machine: Machine, batch: Batch, statement: VoteBatch | CommitBatch | Vote | Commit) -> None:
         """One vote in a slot and round; one commit, and only on a certificate (spec 5.2, 5.3)."""
@@ -116,18 +120,39 @@ class Checkers:
         said_round = Round(batch.header.charter_version, attempt)
         kind = Vote if isinstance(statement, (Vote, VoteBatch)) else Commit
         for position in iterate_positions(mask):
-            record = self._records[introduction.ids[position]]
+            record = self.records[introduction.ids[position]]
             slot = (record.scope, record.sequence)
             said = self._said.setdefault((machine.number, kind, slot, said_round), record.id)
             if said != record.id:
                 raise Violation(
                     f"one {kind.__name__.lower()} in a slot and round", f"member {machine.number} said two: {slot[1]}"
                 )
+            if said_round < self._promised.get((machine.number, slot), said_round):
+                raise Violation(
+                    "nothing is said below a promise",
+                    f"member {machine.number}, {kind.__name__} for {self.world.names.describe(record)}",
+                )
+            if kind is Commit:
+                self._commits.setdefault((machine.number, slot), []).append(Claim(said_round, record.id))
             if kind is Commit and not _is_certified(introduction, position, said_round):
                 raise Violation(
                     "no commit without a certificate",
                     f"member {machine.number} commits to {self.world.names.describe(record)}",
                 )
+
+    def _check_promise(self, machine: Machine, batch: Batch, promise: Promise) -> None:
+        """A promise reports the highest commit of its member, or a certificate above it (spec 5.6)."""
+        request = machine.member.replica.get_request((promise.unlock_batch or batch.id, promise.unlock_position))
+        if request is None:
+            return
+        key = (machine.number, request.slot)
+        promised = Round(batch.header.charter_version, request.attempt)
+        self._promised[key] = max(promised, self._promised.get(key, promised))
+        highest = max((claim for claim in self._commits.get(key, ()) if claim.round < promised), default=None)
+        if highest is not None and (promise.report is None or promise.report < highest):
+            raise Violation(
+                "a promise hides nothing", f"member {machine.number}, {self.world.names.describe_id(highest.record)}"
+            )
 
     def note_start(self, machine: Machine) -> None:
         """A member started again: what it showed as final before is final still."""
@@ -157,7 +182,7 @@ class Checkers:
             for machine in self.world.correct if errand.is_honest else ():
                 if machine.member.get_state(errand.record.id) != "applied":
                     return f"{self.world.names.describe(errand.record)} at member {machine.number}"
-        return ""
+        return is_decided_everywhere(self.world.unlockers, self.world)
 
     def check_end(self) -> None:
         """Faults have stopped and everything had its time."""

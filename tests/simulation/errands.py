@@ -45,7 +45,8 @@ class Errand:
         self.world.after(ASK_AGAIN_SECONDS * (0.5 + self._random.random()), self._go)
 
     def _hand_in(self) -> None:
-        number = self._random.choice(list(self.world.machines))
+        up = [machine.number for machine in self.world.machines.values() if machine.is_up]
+        number = self._random.choice(up or list(self.world.machines))
         refusal = self.world.machines[number].take_record(self.record.encoded)
         self._asked.append(number)
         if self.world.is_telling:
@@ -88,8 +89,13 @@ class Wallet:
         self.is_busy = True
 
         def go_on() -> None:
-            self.is_busy = False
-            self.sequence, self.prev = record.sequence + 1, record.id
+            self.note_final(record)
             when_final()
 
         return Errand(self.world, record, go_on, is_honest)
+
+    def note_final(self, record: Record) -> None:
+        """The next slot is free to use."""
+        if record.sequence >= self.sequence:
+            self.is_busy = False
+            self.sequence, self.prev = record.sequence + 1, record.id

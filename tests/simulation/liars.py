@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from protocol.batches import Batch
 from protocol.records import Record, decode_record
 from protocol.replica import Introduction
-from protocol.statements import Commit, CommitBatch, Statement, Vote, VoteBatch
+from protocol.statements import Commit, CommitBatch, Promise, Statement, Vote, VoteBatch
 from tests.simulation.disks import Disk
 from tests.simulation.machines import Machine
 
@@ -152,6 +152,27 @@ def introduce_badly(liar: Liar, random: Random) -> None:
     liar.say([VoteBatch(b"", 0)], [record], after=liar.last)
 
 
+def promise_falsely(liar: Liar, random: Random) -> None:
+    """Answer requests with promises that hide a commit or report one that was never made; vote and commit besides."""
+    statements: list[Statement] = []
+    for slot, contest in liar.member.replica.contests.items():
+        claims = liar.member.replica.get_claim_places(slot)
+        for place, request in contest.requests.items():
+            promise = Promise(*place, b"", 0, 0)
+            if claims and random.random() < 0.4:
+                introduction, position = random.choice(claims)
+                claimed = introduction.ids[position]
+                promise = promise._replace(record=claimed, attempt=random.randrange(request.attempt))
+            statements.append(promise)
+            for introduction, position in random.sample(claims, min(1, len(claims))):
+                statements.append(Commit(introduction.batch, position, request.attempt))
+        for place, proposal in contest.proposals.items():
+            for introduction, position in claims:
+                statements.append(Vote(introduction.batch, position, proposal.attempt, *place))
+    if statements:
+        liar.say(random.sample(statements, min(len(statements), 8)), after=liar.last)
+
+
 def replay(liar: Liar, random: Random) -> None:
     """Send old batches of anybody to anybody again."""
     known = list(liar.member.store.iterate_batches())
@@ -187,6 +208,7 @@ LIES: dict[str, tuple[Lie, int]] = {
     "grab": (grab, 4),
     "branch": (branch, 5),
     "introduce_badly": (introduce_badly, 2),
+    "promise_falsely": (promise_falsely, 5),
     "replay": (replay, 1),
     "flood": (flood, 1),
     "fall_silent": (fall_silent, 1),

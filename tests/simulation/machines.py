@@ -15,6 +15,7 @@ from node.errors import UserError
 from node.member import LedgerMember
 from node.running_clock import RunningClock
 from protocol.batches import decode_batch
+from protocol.contests import PromiseGiven, Slot
 from protocol.errors import Rejected
 from protocol.messages import (
     LogLocator,
@@ -192,11 +193,31 @@ class Machine:
 
     def take_record(self, encoded: bytes) -> str:
         """A wallet hands in a record; returns why it was not taken, or nothing."""
+        return self._take(lambda: self.member.submit_at_once(encoded))
+
+    def take_request(self, encoded: bytes) -> str:
+        """A slot's owner asks for an attempt; returns why it was not taken, or nothing."""
+        return self._take(lambda: self.member.submit_request_at_once(encoded))
+
+    def take_proposal(self, encoded: bytes, record: bytes) -> str:
+        """A slot's owner proposes a record; returns why it was not taken, or nothing."""
+        return self._take(lambda: self.member.submit_proposal_at_once(encoded, record))
+
+    def list_promises(self, slot: Slot, attempt: int) -> dict[bytes, PromiseGiven]:
+        """What a slot's owner is told of the promises for an attempt."""
+        return self.member.get_promises(slot, attempt) if self.is_up else {}
+
+    @property
+    def quorum(self) -> int:
+        """Of the charter in force here."""
+        return self.member.charter.quorum if self.is_up else self.world.stage.charter.quorum
+
+    def _take(self, work: Callable[[], object]) -> str:
         refusals: list[str] = []
 
         def submit() -> None:
             try:
-                self.member.submit_at_once(encoded)
+                work()
             except Rejected as rejection:
                 refusals.append(rejection.reason.name)
             except UserError as error:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from protocol.batches import Batch
 from protocol.records import Record
-from protocol.statements import Commit, CommitBatch, Statement, Vote, VoteBatch
+from protocol.statements import (
+    Commit,
+    CommitBatch,
+    Promise,
+    Proposal,
+    Statement,
+    Unlock,
+    Vote,
+    VoteBatch,
+    decode_slot_proposal,
+    decode_unlock_request,
+)
 
 
 class Names:
@@ -38,6 +49,17 @@ class Names:
 
     def _describe_statement(self, statement: Statement, batch: Batch) -> str:
         words = type(statement).__name__
+        if isinstance(statement, Promise):
+            report = statement.report
+            told = f"{self.describe_id(report.record)} at {tuple(report.round)}" if report else "nothing"
+            asked = self._batches.get(statement.unlock_batch or batch.id, statement.unlock_batch.hex()[:4])
+            return f"Promise to the request in {asked}, reports {told}"
+        if isinstance(statement, Unlock):
+            request = decode_unlock_request(statement.request)
+            return f"Unlock slot {request.sequence} attempt {request.attempt}"
+        if isinstance(statement, Proposal):
+            proposal = decode_slot_proposal(statement.proposal)
+            return f"Proposal of {self.describe_id(proposal.record)} at attempt {proposal.attempt}"
         if not isinstance(statement, (VoteBatch, CommitBatch, Vote, Commit)):
             return words
         place = self._batches.get(statement.batch or batch.id, statement.batch.hex()[:4])

@@ -7,7 +7,8 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from protocol.records import Draw, Hold
-from tests.simulation.errands import Errand, Wallet
+from tests.simulation.errands import Errand
+from tests.simulation.unlocking import Unlocker
 from tests.strategies import make_id
 
 if TYPE_CHECKING:
@@ -48,15 +49,33 @@ def buy_job(world: World, random: Random) -> None:
     wallet.send(world.names.note(hold, f"{wallet.person.name} puts {amount} aside"), settle)
 
 
+def pay_on_two_machines(world: World, random: Random) -> None:
+    """An honest person's two machines sign different payments for one slot; each then frees the slot if it must."""
+    wallet = world.wallets[random.choice(HONEST)]
+    payees = [person for person in world.stage.people if person is not wallet.person]
+    if wallet.is_busy or wallet.funds < 10:
+        return
+    world.counts["slots of two machines"] += 1
+    signed = [wallet.sign_payment(payee, random.randint(1, wallet.funds)) for payee in random.sample(payees, 2)]
+    for record in signed:
+        wallet.send(record, is_honest=False)
+    Unlocker(world, wallet, signed, random.getrandbits(32))
+    if random.random() < 0.5:
+        Unlocker(world, wallet, signed[::-1], random.getrandbits(32))
+
+
 def pay_twice(world: World, random: Random) -> None:
     """Somebody signs two payments of all it has, for one slot, and hands each to other members."""
     wallet = world.wallets[random.choice(CHEATS)]
     payees = [person for person in world.stage.people if person is not wallet.person]
     if not wallet.funds or wallet.is_busy:
         return
-    for payee in random.sample(payees, random.choice((2, 2, 3))):
-        wallet.send(wallet.sign_payment(payee, wallet.funds, "all"), is_honest=False)
+    signed = [wallet.sign_payment(payee, wallet.funds, "all") for payee in payees[: random.choice((2, 2, 3))]]
+    for record in signed:
+        wallet.send(record, is_honest=False)
         world.counts["double payments"] += 1
+    for _ in range(random.choice((0, 1, 2))):
+        Unlocker(world, wallet, random.sample(signed, len(signed)), random.getrandbits(32), is_honest=False)
 
 
 def overdraw(world: World, random: Random) -> None:
@@ -83,10 +102,9 @@ def fight_over_person(world: World, random: Random) -> None:
 WORKS: dict[str, tuple[Work, int]] = {
     "pay": (pay, 6),
     "buy_job": (buy_job, 2),
-    "pay_twice": (pay_twice, 4),
+    "pay_on_two_machines": (pay_on_two_machines, 4),
+    "pay_twice": (pay_twice, 5),
     "overdraw": (overdraw, 1),
     "fight_over_person": (fight_over_person, 1),
 }
 """Name -> what is done, and how often a plan chooses it."""
-
-__all__ = ["WORKS", "Wallet"]

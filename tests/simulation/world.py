@@ -23,6 +23,7 @@ from tests.simulation.names import Names
 from tests.simulation.network import Network
 from tests.simulation.plan import STEP_MS_MAX, Plan, Step
 from tests.simulation.stages import get_stage
+from tests.simulation.unlocking import Unlocker
 from tests.simulation.works import HONEST, WORKS
 
 SETTLE_SECONDS_MAX = 40.0
@@ -51,6 +52,7 @@ class World:
         self.counts: Counter[str] = Counter()
         self.names = Names()
         self.errands: list[Errand] = []
+        self.unlockers: list[Unlocker] = []
         self.culprits = frozenset(plan.faulty)
         """Members that may contradict themselves; one whose disk was set back belongs to them from then on."""
         self._tell = tell
