@@ -42,6 +42,32 @@ class Member(msgspec.Struct):
     is_forked: bool
 
 
+class Amendment(msgspec.Struct):
+    """A change of the charter that is final."""
+
+    version: int
+    record: str
+    receipt: bytes
+    """Of its finality under the version before; it holds the charter. All of them together prove the newest version
+    to whoever pins the federation."""
+    in_force_since: int | None
+    """Unix time at which a quorum had adopted it, as this node saw it; None before."""
+
+
+class Proposal(msgspec.Struct):
+    """A change of the charter that waits for members to approve it."""
+
+    record: str
+    version: int
+    encoded: bytes
+    """The charter that it would make, canonical bytes."""
+    proposed_by: str
+    voted_by: list[str]
+    weight: int
+    """Of those that voted; `quorum` of the charter is needed."""
+    is_approved_here: bool
+
+
 class Charter(msgspec.Struct):
     federation: str
     name: str
@@ -51,6 +77,14 @@ class Charter(msgspec.Struct):
     epoch_seconds: int
     quorum: int
     members: list[Member]
+    version: int = 0
+    """The one in force; all but `founded` and `amendments` is as it says."""
+    encoded: bytes = b""
+    """The charter in force, canonical bytes."""
+    amendments: list[Amendment] = []
+    proposals: list[Proposal] = []
+    addresses: dict[str, str] = {}
+    """Member -> network address of its node, as this one knows it. Not signed."""
 
 
 class Peer(msgspec.Struct):
@@ -78,6 +112,10 @@ class Status(msgspec.Struct):
     """Bytes by protocol since the start."""
     evidence: list[str] = []
     """One line for each proof of wrongdoing that this node holds: who did what."""
+    charter_version: int = 0
+    """The one in force."""
+    notice: str = ""
+    """Why this node signs nothing at the moment, in words."""
 
 
 class Evidence(msgspec.Struct):
@@ -275,6 +313,19 @@ class SponsorOrder(msgspec.Struct):
     donor: str
     epochs: int
     """How many epochs from now on."""
+
+
+class VoteCard(msgspec.Struct):
+    """A member's vote key for the next charter version."""
+
+    member: int
+    vote_key: bytes
+    address: str
+
+
+class AmendmentOrder(msgspec.Struct):
+    charter: bytes
+    """Canonical bytes of the next version."""
 
 
 class Signed(msgspec.Struct):

@@ -42,7 +42,7 @@ GROUPS = {
     "job": GroupEntry("node.wallet.cli_job:group", "Plan, run, watch and fetch computations."),
     "receipt": GroupEntry("node.wallet.cli_receipt:group", "Check a receipt, offline, trusting no node."),
     "donor": GroupEntry("node.donor.cli:group", "Lend a machine: set-up, self-test, start, pause, finish."),
-    "charter": GroupEntry("node.operator.cli_charter:group", "Found a federation: draft, sign, found, show."),
+    "charter": GroupEntry("node.operator.cli_charter:group", "Found a federation, and change its charter."),
     "node": GroupEntry("node.cli_node:group", "Run an institution's node and look after it."),
     "member": GroupEntry("node.operator.cli_member:group", "What this institution decides as a member."),
     "evidence": GroupEntry("node.operator.cli_evidence:group", "Proofs of wrongdoing: list, export, check offline."),

@@ -9,12 +9,14 @@ import click
 import msgspec
 
 from node.config import (
+    Federation,
     NodeConfig,
     NodeHome,
     check_config,
     check_p2p_address,
     encode_json,
     find_own_member,
+    find_own_number,
     make_home,
     read_federation,
     split_p2p_address,
@@ -106,19 +108,28 @@ def make_or_load_key(path: Path, purpose: str, passphrase: str | None) -> Key:
 @group.command()
 @node_home_option
 @click.option("--federation", type=click.Path(dir_okay=False, path_type=Path),
-              help="Founding document; needed at the first start only.")  # fmt: skip
+              help="Founding document; needed at a founder's first start only.")  # fmt: skip
+@click.option("--join", metavar="FEDERATION", help="Join this federation (almf1...) whose charter names this node.")
+@click.option("--from", "node_url", metavar="URL", help="With --join: any member's node, http(s)://...")
 @passphrase_option
-def run(home: NodeHome, federation: Path | None, passphrase_file: Path | None) -> None:
+def run(
+    home: NodeHome, federation: Path | None, join: str | None, node_url: str | None, passphrase_file: Path | None
+) -> None:
     """Run the node until it is told to stop (SIGTERM or Ctrl-C).
 
     \b
     Example:
         allmende node run --federation federation.json
+        allmende node run --join almf1... --from https://node.a.example
     """
     passphrase = Passphrase(passphrase_file)
     home.load_config()
+    if (join is None) != (node_url is None) or (join is not None and federation is not None):
+        raise UserError("to join a federation give --join and --from, and no --federation")
     if federation is not None:
         install_federation(home, federation, passphrase)
+    if join is not None and node_url is not None:
+        join_federation(home, join, node_url, passphrase)
     home.load_federation()
     from node.daemon import run_node
 
@@ -129,17 +140,54 @@ def install_federation(home: NodeHome, file: Path, passphrase: Passphrase) -> No
     """Keep the founding document in the home, once we are in it. Raises: UserError, also for another federation."""
     federation = read_federation(file)
     charter = federation.decode().charter
-    keys = load_keys(home, passphrase)
-    find_own_member(charter, keys.member.public_key, keys.vote.public_key, keys.peer.public_key)
-    if home.federation.exists():
-        installed, _ = home.load_federation()
-        if installed.federation != federation.federation:
-            raise UserError(
-                f"{home.path} belongs to the federation {installed.federation}, and {file} is for "
-                f"{name_federation(charter)}: a node serves one federation, make another home"
-            )
+    if not _is_installed(home, name_federation(charter), str(file)):
+        keys = load_keys(home, passphrase)
+        find_own_member(charter, keys.member.public_key, keys.vote.public_key, keys.peer.public_key)
+        write_atomically(home.federation, encode_json(federation), 0o644, replace=False)
+
+
+def _is_installed(home: NodeHome, federation: str, source: str) -> bool:
+    """True when the home belongs to this federation already. Raises: UserError when to another one."""
+    if not home.federation.exists():
+        return False
+    installed, _ = home.load_federation()
+    if installed.federation != federation:
+        raise UserError(
+            f"{home.path} belongs to the federation {installed.federation}, and {source} is for {federation}: a node "
+            "serves one federation, make another home"
+        )
+    return True
+
+
+def join_federation(home: NodeHome, federation: str, node_url: str, passphrase: Passphrase) -> None:
+    """Fetch the charter with all that proves it, and the members' addresses, from any node; keep them in the home.
+
+    Raises: UserError when it does not hold or does not name this node; Unreachable.
+    """
+    from node.client import fetch_charters
+    from node.vote_keys import read_passphrase
+
+    federation = federation.strip()
+    if _is_installed(home, federation, "--join"):
         return
-    write_atomically(home.federation, encode_json(federation), 0o644, replace=False)
+    founded, charters, answer = fetch_charters(node_url, federation)
+    newest = charters[max(charters)]
+    text = read_passphrase(home.member_key, passphrase)
+    public_keys = (load_key(path, text, purpose=it).public_key for it, path in home.keys if it != "vote")
+    try:
+        find_own_number([newest], *public_keys)
+    except UserError:
+        raise UserError(
+            f"version {newest.version} of the charter does not name this node: send {home.founder_card} to a member, "
+            "who drafts an amendment with `allmende charter amend --add`; when it is in force, run this again"
+        ) from None
+    addresses = {}
+    for name, address in answer.addresses.items():
+        check_p2p_address(address)
+        addresses[name] = address
+    receipts = [amendment.receipt for amendment in answer.amendments]
+    joined = Federation(founded.encode(), federation, addresses, amendments=receipts)
+    write_atomically(home.federation, encode_json(joined), 0o644, replace=False)
 
 
 @group.command()
@@ -162,7 +210,7 @@ def status(home: NodeHome, url: str | None, as_json: bool) -> None:
     lines = [
         f"Member    {found.member}, {found.name} (allmende {found.version})",
         f"Ledger    {found.federation}",
-        f"Epoch     {found.epoch}",
+        f"Epoch     {found.epoch}, charter version {found.charter_version}",
         f"Batches   {found.batches}",
         f"Records   {found.records_final} final, {found.records_waiting} waiting",
         f"State     {found.state_root[:16]}  frontier {found.frontier[:16]}",
@@ -172,6 +220,8 @@ def status(home: NodeHome, url: str | None, as_json: bool) -> None:
     if found.evidence:
         more = f" and {len(found.evidence) - 1} more" if len(found.evidence) > 1 else ""
         lines.append(f"Evidence  {found.evidence[0]}{more}; see allmende evidence ls")
+    if found.notice:
+        lines.append(f"Notice    {found.notice}")
     emit(msgspec.to_builtins(found), lines, as_json)
 
 

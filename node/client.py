@@ -17,7 +17,7 @@ import threading
 import time
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
@@ -27,7 +27,7 @@ from node.errors import Refused, Unreachable, UserError
 from protocol.errors import InvalidInput, Reason, Rejected
 
 if TYPE_CHECKING:
-    from protocol.charter import FoundedCharter
+    from protocol.charter import Charters, FoundedCharter
 
 TIMEOUT_SECONDS = 15.0
 """For a connection, and for each silence in an answer."""
@@ -270,6 +270,22 @@ class NodeClient:
         """Vouch for a donor."""
         return self._order("/operator/sponsors", order, dry_run)
 
+    def collect_vote_cards(self) -> list[api.VoteCard]:
+        """The vote keys for the next charter version, of this member and all that answer it."""
+        return self._read(list[api.VoteCard], "/operator/vote-cards")
+
+    def propose_amendment(self, order: api.AmendmentOrder, dry_run: bool = False) -> api.Signed:
+        """Sign an amendment of the charter, and approve it."""
+        return self._order("/operator/amendments", order, dry_run)
+
+    def approve_amendment(self, record_id: str, dry_run: bool = False) -> api.Signed:
+        """Let the member vote for an amendment."""
+        return self._order(f"/operator/amendments/{_quote(record_id)}/approve", None, dry_run)
+
+    def unlock_amendment(self, record_id: str, dry_run: bool = False) -> api.Signed:
+        """Make another attempt at an amendment, when the votes are split."""
+        return self._order(f"/operator/amendments/{_quote(record_id)}/unlock", None, dry_run)
+
     def _order(self, path: str, order: msgspec.Struct | None, dry_run: bool) -> api.Signed:
         # An act of the institution waits for its records to become final, and is not repeated unasked.
         content = msgspec.json.encode(order) if order is not None else b""
@@ -433,13 +449,22 @@ def _make_line(text: str) -> str:
     return " ".join(line.split())[:_DETAIL_CHARACTERS_MAX]
 
 
-def fetch_founding(node_url: str, expected: str | None = None) -> FoundedCharter:
-    """The founding document that a node serves, all founders' signatures checked.
+class FetchedCharters(NamedTuple):
+    """What a node serves of the charter, all of it verified, and the answer it came with."""
 
-    Raises: UserError when it does not hold or is not of the `expected` federation (an address); Unreachable.
+    founded: FoundedCharter
+    charters: Charters
+    answer: api.Charter
+
+
+def fetch_charters(node_url: str, expected: str | None = None) -> FetchedCharters:
+    """The founding document and the amendments that a node serves: each made final under the version before.
+
+    Raises: UserError when they do not hold or are not of the `expected` federation (an address); Unreachable.
     """
     from node.addresses import Kind, decode_address, encode_address
     from protocol.charter import decode_founded_charter
+    from protocol.receipts import verify_amendments
 
     client = NodeClient(node_url)
     try:
@@ -448,6 +473,8 @@ def fetch_founding(node_url: str, expected: str | None = None) -> FoundedCharter
         client.close()
     try:
         founded = decode_founded_charter(answer.founded)
+        receipts = [amendment.receipt for amendment in answer.amendments]
+        charters = verify_amendments({0: founded.charter}, receipts)
     except InvalidInput as error:
         raise UserError(f"the charter of {node_url} does not hold ({error}): choose another node") from error
     found = encode_address(Kind.FEDERATION, founded.charter.federation)
@@ -455,4 +482,9 @@ def fetch_founding(node_url: str, expected: str | None = None) -> FoundedCharter
         raise UserError(f"{node_url} says it serves {answer.federation}, but its charter founds {found}")
     if expected is not None and decode_address(Kind.FEDERATION, expected) != founded.charter.federation:
         raise UserError(f"{node_url} serves the federation {found}, and {expected.strip()} was expected")
-    return founded
+    return FetchedCharters(founded, charters, answer)
+
+
+def fetch_founding(node_url: str, expected: str | None = None) -> FoundedCharter:
+    """The founding document alone. Raises: UserError; Unreachable."""
+    return fetch_charters(node_url, expected).founded

@@ -10,8 +10,9 @@ import ipaddress
 import json
 import os
 import re
+import stat
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,14 +20,14 @@ import msgspec
 
 from node.addresses import Kind, encode_address
 from node.errors import UserError
-from node.files import write_atomically
-from protocol.charter import Charter, FoundedCharter, Member, decode_founded_charter
+from node.files import check_directory_is_guarded, read_plain, write_atomically
+from protocol.charter import Charter, Charters, FoundedCharter, Member, decode_founded_charter
 from protocol.errors import InvalidInput
 from protocol.limits import NAME_BYTES_MAX
+from protocol.receipts import verify_amendments
 
 HOME_VARIABLE = "ALLMENDE_NODE_HOME"
 HOME_DEFAULT = "~/.allmende-node"
-SETTINGS_BYTES_MAX = 1 << 20
 PEERS_MAX = 1000
 
 P2P_EXAMPLE = "write it like /ip4/192.0.2.7/tcp/4001 or /dns/node.example.org/tcp/4001"
@@ -83,6 +84,8 @@ class Federation(msgspec.Struct, frozen=True):
     """Member name -> network address of its node. Not signed: a wrong one can be mended, a key can't be faked."""
     acceptable_use: str = ""
     """Text whose SHA-256 stands in the charter."""
+    amendments: list[bytes] = []
+    """Receipts of the amendments that were known when this file was written, the first one first."""
 
     def decode(self) -> FoundedCharter:
         """The founding document, all signatures checked. Raises: UserError."""
@@ -94,6 +97,14 @@ class Federation(msgspec.Struct, frozen=True):
             raise UserError("the federation file names another federation than its founding document: ask for it anew")
         return founded
 
+    def decode_charters(self) -> Charters:
+        """The founding charter and what the amendments made of it, every signature checked. Raises: UserError."""
+        founded = self.decode()
+        try:
+            return verify_amendments({0: founded.charter}, self.amendments)
+        except InvalidInput as error:
+            raise UserError(f"the amendments in the federation file do not hold: {error}") from None
+
 
 class NodeHome:
     """Where the parts of one node lie."""
@@ -103,6 +114,8 @@ class NodeHome:
         self.config = path / "config.toml"
         self.member_key = path / "member.key"
         self.vote_key = path / "vote.key"
+        """The first one; those of later charter versions lie in `vote_keys`."""
+        self.vote_keys = path / "vote-keys"
         self.peer_key = path / "peer.key"
         self.founder_card = path / "founder.json"
         self.federation = path / "federation.json"
@@ -118,9 +131,10 @@ class NodeHome:
         return (("member", self.member_key), ("vote", self.vote_key), ("peer", self.peer_key))
 
     def load_config(self) -> NodeConfig:
-        """Raises: UserError, also when there is no node here."""
+        """Raises: UserError, also when there is no node here, or when others may change it."""
         if not self.config.exists():
             raise UserError(f"there is no node in {self.path}: make one with `allmende node init`, or name --home")
+        check_directory_is_guarded(self.path)
         return read_config(self.config)
 
     def load_federation(self) -> tuple[Federation, FoundedCharter]:
@@ -134,7 +148,7 @@ class NodeHome:
 
 
 def find_own_member(charter: Charter, member_key: bytes, vote_key: bytes, peer_key: bytes) -> Member:
-    """The member whose three public keys these are. Raises: UserError when one is missing or another's."""
+    """The founder whose three public keys these are. Raises: UserError when one is missing or another's."""
     number = charter.members_by_key.get(member_key)
     if number is None:
         raise UserError(
@@ -149,6 +163,21 @@ def find_own_member(charter: Charter, member_key: bytes, vote_key: bytes, peer_k
                 "backup or, before the founding, have the charter drafted anew with this node's founder.json"
             )
     return member
+
+
+def find_own_number(charters: Iterable[Charter], member_key: bytes, peer_key: bytes) -> int:
+    """The number of the member that these keys belong to, in whatever version: a number outlives every key.
+
+    Raises: UserError when no version knows them.
+    """
+    for charter in charters:
+        for member in charter.fields.members:
+            if member_key == member.member_key or peer_key == member.peer_key:
+                return member.number
+    raise UserError(
+        "no version of the charter knows this node's keys: is it the right home directory, and did the members amend "
+        "the charter with this node's founder.json?"
+    )
 
 
 # -- settings ---------------------------------------------------------------------------------------------------
@@ -306,13 +335,7 @@ def make_home(path: Path) -> NodeHome:
 
 
 def _read_text(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            content = file.read(SETTINGS_BYTES_MAX + 1)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if len(content) > SETTINGS_BYTES_MAX:
-        raise UserError(f"{path} is too large for what it should hold: is it another file?")
+    content = read_plain(path, stat.S_IWOTH, "says what a node does, and anybody may write to it", "600")
     try:
         return content.decode()
     except UnicodeDecodeError:

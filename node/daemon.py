@@ -11,30 +11,35 @@ import logging
 import resource
 import signal
 import time
-from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 import trio
 
 from node import api
-from node.config import Federation, NodeConfig, NodeHome, find_own_member
-from node.errors import UserError
-from node.files import lock_directory
+from node.config import Federation, NodeConfig, NodeHome, encode_json, find_own_number
+from node.files import lock_directory, write_atomically
 from node.keystore import Key, Passphrase, load_key
 from node.member import LedgerMember
+from node.neighbours import Neighbours
 from node.network.gossip import Gossip
 from node.network.libp2p_transport import Libp2pTransport
-from node.network.peer_ids import compute_peer_id
 from node.network.sync import Synchronizer
 from node.operator.actions import OperatorActions
+from node.operator.amendments import AmendmentActions
+from node.operator.founding import FounderCard, read_document
 from node.operator.outbox import Outbox
+from node.operator.vote_cards import VoteCards
 from node.storage.blobs import BlobStore
 from node.storage.store import Store
+from node.vote_keys import VoteKeyFiles, VoteKeys, read_passphrase
 from node.web.application import make_application
 from node.web.server import HttpServer, open_private_listener, open_public_listeners
 from node.web.services import WebServices
-from protocol.charter import Charter, FoundedCharter
+from protocol.charter import FoundedCharter
 from protocol.errors import Rejected
+from protocol.messages import Place
 
 log = logging.getLogger("allmende.daemon")
 
@@ -50,15 +55,26 @@ def run_node(home: Path, passphrase: Passphrase | None = None) -> None:
     )
     _raise_file_limit()
     federation, founded = places.load_federation()
-    keys = {purpose: load_key(path, passphrase, purpose=purpose) for purpose, path in places.keys}
+    text = read_passphrase(places.member_key, passphrase)
+    member_key = load_key(places.member_key, text, purpose="member")
+    peer_key = load_key(places.peer_key, text, purpose="peer")
     with lock_directory(home, "allmende node"):
-        trio.run(_Daemon(places, config, federation, founded, keys).run)
+        vote_keys = VoteKeyFiles(places.vote_key, places.vote_keys, text)
+        trio.run(_Daemon(places, config, federation, founded, _Keys(member_key, peer_key, vote_keys)).run)
 
 
 def _raise_file_limit() -> None:
     """Hundreds of HTTP and peer connections need more file descriptors than the usual soft limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _Keys(NamedTuple):
+    """What a node signs with."""
+
+    member: Key
+    peer: Key
+    vote: VoteKeys
 
 
 class _Daemon:
@@ -70,26 +86,30 @@ class _Daemon:
         config: NodeConfig,
         federation: Federation,
         founded: FoundedCharter,
-        keys: Mapping[str, Key],
+        keys: _Keys,
     ) -> None:
         self._home = home
         self._config = config
-        self._charter = founded.charter
-        own = find_own_member(self._charter, *(keys[purpose].public_key for purpose in ("member", "vote", "peer")))
-        self._store = Store.open(home.ledger, self._charter.federation)
-        self._member = LedgerMember(founded, own.number, keys["vote"], self._store)
-        self._actions = OperatorActions(self._member, keys["member"], Outbox(home.outbox, self._charter.federation))
-        self._gossip = Gossip(self._charter, self._member.take_in)
-        self._peers = _collect_peers(self._charter, own.number, federation, config)
-        self._numbers = {compute_peer_id(m.peer_key): number for number, m in self._charter.members.items()}
+        self._federation = federation
+        self._founding_charters = federation.decode_charters()
+        newest_first = [self._founding_charters[version] for version in sorted(self._founding_charters, reverse=True)]
+        number = find_own_number(newest_first, keys.member.public_key, keys.peer.public_key)
+        self._store = Store.open(home.ledger, founded.charter.federation)
+        self._member = LedgerMember(founded, number, keys.vote, self._store)
+        self._actions = OperatorActions(self._member, keys.member, Outbox(home.outbox, founded.charter.federation))
+        self._gossip = Gossip(
+            self._member.replica.ledger.charters, self._member.take_in, self._member.list_ignored_logs
+        )
+        self._neighbours = Neighbours(number, self._founding_charters, federation.addresses, config.peers)
         self._transport = Libp2pTransport(
-            keys["peer"].seed,
+            keys.peer.seed,
             [config.p2p],
             topics=self._gossip.topics,
             validate=self._gossip.is_worth_forwarding,
             on_gossip=self._gossip.handle,
-            is_admitted=self._peers.__contains__,
+            is_admitted=self._neighbours.__contains__,
         )
+        self._cards = VoteCards(self._member, keys.member, self._find_own_address(), self._transport)
         self._synchronizer = Synchronizer(
             self._member.replica,
             self._transport,
@@ -99,17 +119,70 @@ class _Daemon:
         )
         self._blobs = BlobStore(home.blobs)
         self._services = WebServices(
-            self._member, self._store, self._blobs, self._actions, describe_network=self._describe_network
+            self._member,
+            self._store,
+            self._blobs,
+            self._actions,
+            AmendmentActions(self._actions, self._cards),
+            describe_network=self._describe_network,
+            list_addresses=self._neighbours.list_addresses,
         )
         self._member.on_spoken.append(self._gossip.tell_batch)
         self._member.on_missing_past.append(self._synchronizer.request_sync)
         self._member.on_fault.append(self._transport.note_fault)
+        self._member.on_charter.append(self._follow_charter)
+        self._gossip.on_unknown_version.append(self._synchronizer.request_sync)
         self._synchronizer.on_answer.append(self._note_answer)
+        self._synchronizer.on_heads.append(self._note_heads)
         self._gossip.on_offer.append(self._take_offer)
         self._services.on_offer.append(self._gossip.tell_offer)
 
     def _note_answer(self, peer_id: str) -> None:
-        self._member.note_heard(self._numbers[peer_id])
+        self._member.note_heard(self._neighbours.get_number(peer_id))
+
+    def _find_own_address(self) -> str:
+        """Where others reach this node, as the card says that it gave away."""
+        if not self._home.founder_card.exists():
+            return ""
+        return read_document(self._home.founder_card, FounderCard, "founder's card").p2p
+
+    def _follow_charter(self) -> None:
+        """Another version is known or in force: let its members in, and write down what proves it."""
+        replica = self._member.replica
+        known = {**self._founding_charters, **replica.ledger.charters}
+        self._neighbours.follow(known[version] for version in sorted(known) if version >= replica.version - 1)
+        self._transport.set_peers(self._neighbours.list_calls())
+        self._save_federation()
+
+    def _save_federation(self) -> None:
+        """The founding file with all that was learnt since: by it a node starts, and others can join."""
+        charter = self._services.charter_views.build_charter(0, {})
+        amendments = [amendment.receipt for amendment in charter.amendments]
+        if len(amendments) < len(self._federation.amendments):
+            return  # still catching up with what the file knew from the start
+        federation = msgspec.structs.replace(
+            self._federation,
+            amendments=amendments,
+            addresses={**self._federation.addresses, **self._neighbours.list_addresses()},
+        )
+        if federation != self._federation:
+            self._federation = federation
+            write_atomically(self._home.federation, encode_json(federation), 0o644)
+
+    async def _learn_addresses(self) -> None:
+        """Ask connected members for their addresses that nobody told us, to call them and to tell others."""
+        is_news = False
+        for peer_id in self._transport.connected():
+            if peer_id in self._neighbours and not self._neighbours.has_address(peer_id):
+                card = await self._cards.ask(peer_id)
+                if card is not None and card.member == self._neighbours.get_number(peer_id):
+                    is_news |= self._neighbours.note_address(peer_id, card.address)
+        if is_news:
+            self._transport.set_peers(self._neighbours.list_calls())
+            self._save_federation()
+
+    def _note_heads(self, peer_id: str, heads: tuple[Place, ...]) -> None:
+        self._member.log_rates.note_heads(self._neighbours.get_number(peer_id), heads)
 
     def _take_offer(self, encoded: bytes) -> None:
         """An offer that another node passed on; one that we would not take from its donor is dropped."""
@@ -122,8 +195,7 @@ class _Daemon:
         connected = self._transport.connected()
         peers = [
             api.Peer(member.name, peer_id, peer_id in connected)
-            for member in self._charter.members.values()
-            if (peer_id := compute_peer_id(member.peer_key)) in self._peers
+            for peer_id, member in self._neighbours.list_others().items()
         ]
         return peers, dict(self._transport.traffic.received)
 
@@ -138,9 +210,10 @@ class _Daemon:
 
     async def _serve(self) -> None:
         async with self._transport.run(), trio.open_nursery() as nursery:
-            self._transport.set_peers(self._peers)
+            self._follow_charter()
             nursery.start_soon(self._member.speak)
             nursery.start_soon(self._member.watch_time)
+            nursery.start_soon(self._member.watch_rates)
             nursery.start_soon(self._gossip.run, self._transport)
             nursery.start_soon(self._synchronizer.run)
             nursery.start_soon(self._keep_house)
@@ -173,26 +246,5 @@ class _Daemon:
             now = int(time.time())
             self._store.expire(now)
             self._blobs.expire(now)
+            await self._learn_addresses()
             await trio.sleep(HOUSEKEEPING_SECONDS)
-
-
-def _collect_peers(
-    charter: Charter, own_number: int, federation: Federation, config: NodeConfig
-) -> dict[str, list[str]]:
-    """Peer id -> addresses of every other member, from the founding file and the settings.
-
-    Raises: UserError when the settings name a peer that is no member: it would never be let in.
-    """
-    peers: dict[str, list[str]] = {}
-    for number, member in charter.members.items():
-        if number != own_number:
-            address = federation.addresses.get(member.name)
-            peers[compute_peer_id(member.peer_key)] = [address] if address else []
-    for address in config.peers:
-        peer_id = address.rpartition("/p2p/")[2]
-        if peer_id not in peers:
-            raise UserError(
-                f"no other member of the federation has the peer id {peer_id}: correct peers in config.toml"
-            )
-        peers[peer_id].append(address)
-    return peers

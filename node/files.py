@@ -71,6 +71,15 @@ def read_private(path: Path) -> bytes:
 
     Raises: UserError when it is missing, no plain file, larger than 1 MiB, or open to anybody but its owner.
     """
+    return read_plain(path, 0o077, "holds a secret, and others may read it", "600")
+
+
+def read_plain(path: Path, mode_forbidden: int = 0, fault: str = "", remedy: str = "") -> bytes:
+    """The content of a small file.
+
+    Raises: UserError when it is missing, no plain file, larger than 1 MiB, or has one of the bits of `mode_forbidden`
+    in its mode: `fault` says what is wrong with that, `remedy` what chmod makes of it.
+    """
     try:
         # O_NONBLOCK: opening a pipe would wait for ever before it could be told from a file.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -82,8 +91,8 @@ def read_private(path: Path) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{path} is not a plain file")
-        if status.st_mode & 0o077:
-            raise UserError(f"{path} holds a secret, and others may read it: run `chmod 600 {path}`")
+        if status.st_mode & mode_forbidden:
+            raise UserError(f"{path} {fault}: run `chmod {remedy} {path}`")
         with open(descriptor, "rb", closefd=False) as file:
             content = file.read(PRIVATE_FILE_BYTES_MAX + 1)
     except OSError as error:
@@ -93,6 +102,12 @@ def read_private(path: Path) -> bytes:
     if len(content) > PRIVATE_FILE_BYTES_MAX:
         raise UserError(f"{path} is too large for what it should hold: is it another file?")
     return content
+
+
+def check_directory_is_guarded(path: Path) -> None:
+    """Raises: UserError when anybody could put something else in the place of what lies in a directory."""
+    if path.stat().st_mode & stat.S_IWOTH:
+        raise UserError(f"anybody may write to {path}: run `chmod 700 {path}`")
 
 
 @contextmanager

@@ -196,6 +196,12 @@ def load_key(path: Path, passphrase: Passphrase | str | None, *, purpose: str | 
     return Key(_decrypt(path, document, passphrase), found)
 
 
+def is_encrypted(path: Path) -> bool:
+    """True when a passphrase opens the key file. Raises: UserError when it can't be read."""
+    document = _read_document(path)
+    return document.get("encryption", "") is not None
+
+
 def _decrypt(path: Path, document: dict[str, Any], passphrase: Passphrase | str | None) -> bytes:
     from cryptography.exceptions import InvalidTag
 

@@ -13,36 +13,33 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import trio
 
 from node.api import RecordState
 from node.archive import Archive
+from node.arrivals import Arrivals
 from node.errors import UserError
 from node.history import AccountHistory
-from node.network.parking import Parking
+from node.log_rate import LogRates
 from node.pacing import Pacing
 from node.running_clock import RunningClock
+from node.signing import Signing
 from node.storage.store import MarkKind, Store
 from node.submissions import Submissions
-from node.unlocking import UnlockQueue
+from node.unlocking import Unlocking
 from node.verification import PAUSE, Checks, Steps, run_at_once, run_in_threads
-from protocol.attempts import Round
+from node.vote_keys import VoteKeys
 from protocol.batches import Batch, LogPosition, build_batch, decode_batch, is_signed_batch
 from protocol.charter import Charter, FoundedCharter
-from protocol.contests import PromiseGiven, Slot
 from protocol.errors import InvalidInput, Reason, Rejected
 from protocol.finality import full_mask
 from protocol.limits import SEEN_PER_BATCH_MAX, STATEMENTS_PER_BATCH_MAX
-from protocol.receipts import has_valid_proofs, verify_receipt
 from protocol.records import Record, decode_record, has_valid_signatures
 from protocol.replica import Admission, Introduction, Replica
 from protocol.rules import Circumstances
-from protocol.signatures import Signer
-from protocol.statements import Promise, Statement, VoteBatch, decode_slot_proposal, decode_unlock_request
+from protocol.statements import Statement, VoteBatch
 from protocol.voting import Voter
 
 log = logging.getLogger("allmende.member")
@@ -51,6 +48,7 @@ INGEST_QUEUE_MAX = 256
 """Calls of `ingest` that wait for their turn; further callers wait outside, so the network feels the pressure."""
 
 WATCH_SECONDS = 1
+RATE_WATCH_SECONDS = 0.5
 
 
 class LedgerMember:
@@ -63,7 +61,7 @@ class LedgerMember:
         self,
         founded: FoundedCharter,
         number: int,
-        vote_key: Signer,
+        vote_keys: VoteKeys,
         store: Store,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -73,33 +71,32 @@ class LedgerMember:
         self.replica = Replica(founded.charter)
         self.archive = Archive(store, self.replica)
         self.voter = Voter(self.replica, number)
+        self.signing = Signing(self.voter, vote_keys, store)
         self.history = AccountHistory()
         self.submissions = Submissions(self.voter)
         self.running_clock = RunningClock(store)
         self.pacing = Pacing(self.charter.policy.batch_interval_ms / 1000)
+        self.log_rates = LogRates(self.replica)
         self.on_spoken: list[Callable[[bytes], None]] = []
         """Called with each own batch's bytes after it is stored."""
         self.on_missing_past: list[Callable[[str], None]] = []
         """Called with the peer that sent a batch whose past is not here."""
         self.on_fault: list[Callable[[str], None]] = []
         """Called with the peer that sent something malformed."""
-        self.is_silenced = False
-        """True once a batch of ours turned up that this store does not hold: see `_silence`."""
-        self._vote_key = vote_key
+        self.on_charter: list[Callable[[], None]] = []
+        """Called when another charter version is known or in force."""
         self._clock = clock
-        self._parking = Parking()
-        self._unlocks = UnlockQueue(self.voter)
+        self.arrivals = Arrivals(self.replica, self._admit_by_rate, self._note_fault, self._note_missing_past)
+        self.unlocking = Unlocking(self.voter, self.signing.check, self.compute_circumstances, self._tell_news)
         self._approved = set(store.get_marks(MarkKind.APPROVED))
         self._judged_at = (self.compute_open_epochs(), self.running_clock.ripe_requests)
-        self._has_promises = trio.Event()
-        """Set, and replaced, when promises came in."""
         self._unseen: set[bytes] = set()
         self._final_events: dict[bytes, trio.Event] = {}
         self._ingest_turn = trio.CapacityLimiter(1)
         self._ingest_waiting = trio.CapacityLimiter(INGEST_QUEUE_MAX)
         self._has_news = trio.Event()
-        self._heard: set[int] = {number}
-        self._has_heard_quorum = trio.Event()
+        self._known_charters = (1, 0)
+        """How many versions were known, and which one was in force, when that was looked at last."""
         self.note_heard(number)
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -175,7 +172,7 @@ class LedgerMember:
             if count % 32 == 0:
                 yield PAUSE
         self.voter.enter_version()
-        self.is_silenced = self.store.get_marks(MarkKind.SILENCED).get(b"", 0) > self.voter.version
+        self._enter_version()
         yield from self._judge_open_records()
         return count
 
@@ -214,6 +211,13 @@ class LedgerMember:
             self.voter.handle_contests(self.compute_circumstances())
             self._has_news.set()
 
+    async def watch_rates(self) -> None:
+        """Batches that came faster than the charter lets their log grow are taken in when it is their time."""
+        while True:
+            await trio.sleep(min(RATE_WATCH_SECONDS, self.log_rates.compute_pause(self._clock())))
+            for batch, peer in self.log_rates.release(self._clock()):
+                await self.take_in([batch], peer)
+
     def _judge_open_records(self) -> Steps[None]:
         """Decide anew on all records that were introduced and have no vote of ours."""
         for introduction in self.replica.get_open_introductions():
@@ -227,9 +231,14 @@ class LedgerMember:
     async def ingest(self, encoded_batches: Sequence[bytes], peer: str) -> int:
         """Take in what a peer says are batches. Returns how many were new and are stored now.
 
-        What is malformed or not signed by its member counts against the peer.
+        What is malformed or not signed by its member counts against the peer. Batches of a charter version that is not
+        in force here wait for those before them: an amendment may become final, and come into force, half-way.
         """
-        return await self.take_in(await run_in_threads(self._check_batches(encoded_batches, peer)), peer)
+        waiting = await run_in_threads(self._decode_new(encoded_batches, peer))
+        count = 0
+        while checkable := self._take_checkable(waiting):
+            count += await self.take_in(await run_in_threads(self._check_signed(checkable, peer)), peer)
+        return count
 
     async def take_in(self, signed_batches: Sequence[Batch], peer: str) -> int:
         """Store, admit and judge batches whose signatures hold; what lacks its past is parked.
@@ -241,9 +250,13 @@ class LedgerMember:
 
     def ingest_at_once(self, encoded_batches: Sequence[bytes], peer: str) -> int:
         """`ingest`, without an event loop."""
-        return run_at_once(self._take_in(run_at_once(self._check_batches(encoded_batches, peer)), peer))
+        waiting = run_at_once(self._decode_new(encoded_batches, peer))
+        count = 0
+        while checkable := self._take_checkable(waiting):
+            count += run_at_once(self._take_in(run_at_once(self._check_signed(checkable, peer)), peer))
+        return count
 
-    def _check_batches(self, encoded_batches: Sequence[bytes], peer: str) -> Steps[list[Batch]]:
+    def _decode_new(self, encoded_batches: Sequence[bytes], peer: str) -> Steps[list[Batch]]:
         arrived: list[Batch] = []
         for number, encoded in enumerate(encoded_batches):
             if number % 8 == 7:
@@ -255,15 +268,27 @@ class LedgerMember:
                 continue
             if batch.id not in self.replica:
                 arrived.append(batch)
-        signed = yield Checks(arrived, partial(is_signed_batch, self.charter))
+        return arrived
+
+    def _take_checkable(self, waiting: list[Batch]) -> list[Batch]:
+        """Take out the batches of versions that are in force."""
+        version = self.replica.version
+        checkable = [batch for batch in waiting if batch.header.charter_version <= version]
+        waiting[:] = [batch for batch in waiting if batch.header.charter_version > version]
+        return checkable
+
+    def _check_signed(self, batches: list[Batch], peer: str) -> Steps[list[Batch]]:
+        """Those of these batches of known versions that their members signed."""
+        charters = self.replica.ledger.charters
+        signed = yield Checks(batches, lambda it: is_signed_batch(charters[it.header.charter_version], it))
         if not all(signed):
             self._note_fault(peer, "a batch that its member did not sign")
-        return [batch for batch, good in zip(arrived, signed, strict=True) if good]
+        return [batch for batch, good in zip(batches, signed, strict=True) if good]
 
     def _take_in(self, signed_batches: Sequence[Batch], peer: str) -> Steps[int]:
-        if any(batch.header.member == self.number and batch.id not in self.replica for batch in signed_batches):
-            self._silence()  # before its past is looked for: that may rest on a branch which nobody sends at first
-        admissible = self._order([(batch, peer) for batch in self._leave_out_branches(list(signed_batches))])
+        if any(self._is_own_of_now(batch) and batch.id not in self.replica for batch in signed_batches):
+            self.signing.silence()  # before its past is looked for: that may rest on a branch which comes last
+        admissible = self.arrivals.choose(signed_batches, peer)
         self.store.append_batches([(batch.id, batch.encoded) for batch in admissible])
         for admission in self._admit(admissible):
             if admission.introduction is not None:
@@ -272,60 +297,32 @@ class LedgerMember:
         self._has_news.set()
         return len(admissible)
 
+    def _is_own_of_now(self, batch: Batch) -> bool:
+        """True for a batch of our log of the version in force, which only we can have signed. What we said under
+        versions before binds nobody's next words: a store may be made anew from what the others have."""
+        return batch.header.member == self.number and batch.header.charter_version >= self.voter.version
+
     def _answer_changes(self) -> Steps[None]:
         """Enter the next charter version once it is in force; answer owners who ask to unlock their slots."""
         if self.voter.enter_version():
-            log.info("charter version %d is in force", self.voter.version)
-            self.is_silenced = False
+            self._enter_version()
             yield from self._judge_open_records()
         elif self.replica.contests:
             self.voter.handle_contests(self.compute_circumstances())
+        known = (len(self.replica.ledger.charters), self.replica.version)
+        if known != self._known_charters:
+            self._known_charters = known
+            for callback in self.on_charter:
+                callback()
 
-    def list_ignored_logs(self) -> frozenset[int]:
-        """Members that contradicted themselves, while nothing of theirs is missing here."""
-        return frozenset() if self._parking.wanted else frozenset(self.replica.forks)
-
-    def _leave_out_branches(self, arrived: list[Batch]) -> list[Batch]:
-        """Without what proven equivocators add, unless a batch of another member rests on it (spec 4.7).
-
-        While one waits for what it rests on, all is taken in: how deep its past is, no single piece of it tells.
-        """
-        ignored = self.list_ignored_logs()
-        if not ignored:
-            return arrived
-        by_id = {batch.id: batch for batch in arrived}
-        kept = {batch.id for batch in arrived if batch.header.member not in ignored}
-        wanted = deque(parent for batch_id in kept for parent in by_id[batch_id].parents)
-        while wanted:
-            batch = by_id.get(wanted.popleft())
-            if batch is not None and batch.id not in kept:
-                kept.add(batch.id)
-                wanted.extend(batch.parents)
-        return [batch for batch in arrived if batch.id in kept]
-
-    def _order(self, arrived: list[tuple[Batch, str]]) -> list[Batch]:
-        """Those whose past is here or comes before them, parents first; the others are parked."""
-        admissible: dict[bytes, Batch] = {}
-        queue = deque(arrived)
-        while queue:
-            batch, peer = queue.popleft()
-            if batch.id in self.replica or batch.id in admissible:
-                continue
-            missing = [parent for parent in self.replica.get_missing_parents(batch) if parent not in admissible]
-            if missing:
-                self._parking.park(batch, missing, peer)
-                for callback in self.on_missing_past:
-                    callback(peer)
-                continue
-            if not self.replica.is_linked(batch, admissible):
-                self._note_fault(peer, "a batch that does not continue its log")
-                continue
-            if not has_valid_proofs(self.replica.ledger.charters, batch):
-                self._note_fault(peer, "a batch with a receipt that proves nothing")
-                continue
-            admissible[batch.id] = batch
-            queue.extendleft(self._parking.release(batch.id))
-        return list(admissible.values())
+    def _enter_version(self) -> None:
+        """Sign under the version in force from now on; note when that was."""
+        version = self.voter.version
+        name = version.to_bytes(8, "big")
+        if version and name not in self.store.get_marks(MarkKind.IN_FORCE):
+            log.info("charter version %d is in force", version)
+            self.store.put_marks(MarkKind.IN_FORCE, {name: int(self._clock())})
+        self.signing.enter_version()
 
     def _admit(self, batches: list[Batch]) -> list[Admission]:
         admissions = []
@@ -350,9 +347,7 @@ class LedgerMember:
         for record in admission.applied:
             self.history.note(record, self.replica.ledger)
             self.running_clock.note_applied(record, self.replica.ledger)
-        if self.replica.contests and any(isinstance(statement, Promise) for statement in admission.batch.statements):
-            self._has_promises.set()
-            self._has_promises = trio.Event()
+        self.unlocking.note_admission()
         if self._final_events or self.submissions:
             for introduction, mask in admission.final:
                 self._tell_final(introduction, mask)
@@ -380,20 +375,22 @@ class LedgerMember:
         valid = sum(1 << position for position, good in zip(positions, results, strict=True) if good)
         self.voter.handle_verified(introduction, valid, self.compute_circumstances())
 
+    def _admit_by_rate(self, batch: Batch, peer: str) -> bool:
+        return batch.header.member == self.number or self.log_rates.admit(batch, peer, self._clock())
+
+    def list_ignored_logs(self) -> frozenset[int]:
+        """Members of which nothing more is wanted at the moment, or whose log may not grow now."""
+        return self.arrivals.list_ignored_logs() | self.log_rates.list_held_logs()
+
+    def _note_missing_past(self, peer: str, member: int) -> None:
+        if member not in self.log_rates.list_held_logs():
+            for callback in self.on_missing_past:
+                callback(peer)
+
     def _note_fault(self, peer: str, what: str) -> None:
         log.warning("peer %s sent %s", peer, what)
         for callback in self.on_fault:
             callback(peer)
-
-    def _silence(self) -> None:
-        """Sign nothing more: somebody holds a batch of ours that this store lacks, so it was restored from a backup.
-
-        What else was said after the backup is unknown; signing on could contradict it (spec 9.6).
-        """
-        if not self.is_silenced:
-            self.is_silenced = True
-            self.store.put_marks(MarkKind.SILENCED, {b"": self.voter.version + 1})
-            log.error("this node's store is older than its own log: it signs nothing more under this charter")
 
     # -- speaking -----------------------------------------------------------------------------------------------
 
@@ -412,7 +409,7 @@ class LedgerMember:
         record = decode_record(self.charter.federation, encoded)
         if not self.voter.is_undecided(record) or record.id in self.submissions:
             return record.id
-        self._check_signing()
+        self.signing.check()
         (is_signed,) = yield Checks([record], has_valid_signatures)
         if not is_signed:
             raise Rejected(Reason.SIGNATURE_INVALID, "the record is not signed by its writer")
@@ -420,81 +417,23 @@ class LedgerMember:
         self._has_news.set()
         return record.id
 
-    async def submit_request(self, encoded: bytes) -> Slot:
-        """Take a slot owner's request for another attempt; returns the slot. Raises: InvalidInput; Rejected; Busy."""
-        await trio.lowlevel.checkpoint()
-        return self.submit_request_at_once(encoded)
-
-    def submit_request_at_once(self, encoded: bytes) -> Slot:
-        """`submit_request`, without an event loop."""
-        request = decode_unlock_request(encoded)
-        self._check_signing()
-        self._unlocks.add_request(request, self.compute_circumstances())
+    async def approve(self, amendment: bytes) -> None:
+        """This institution's people approved an amendment by hand: from now on its member may vote for it."""
+        self._approved.add(amendment)
+        self.store.put_marks(MarkKind.APPROVED, {amendment: int(self._clock())})
+        await run_in_threads(self._judge_open_records())
         self._has_news.set()
-        return request.slot
 
-    def get_promises(self, slot: Slot, attempt: int) -> dict[bytes, PromiseGiven]:
-        """Batch -> promise for this attempt, one of each member: those on which a proposal may rest."""
-        contest = self.replica.contests.get(slot)
-        if contest is None:
-            return {}
-        chosen = contest.choose_promises(Round(self.replica.version, attempt))
-        return {batch: given for batch, given in chosen.items() if self.replica.is_supported(slot, given)}
+    def has_approved(self, amendment: bytes) -> bool:
+        """True when `approve` was called for it, in whatever run."""
+        return amendment in self._approved
 
-    async def wait_promises(self, slot: Slot, attempt: int, timeout_seconds: float) -> bool:
-        """Wait for promises of a quorum, or until the slot is decided; False when the time is over."""
-        with trio.move_on_after(timeout_seconds):
-            while not (self.replica.ledger.is_decided(*slot) or self._has_promised_quorum(slot, attempt)):
-                await self._has_promises.wait()
-        return self.replica.ledger.is_decided(*slot) or self._has_promised_quorum(slot, attempt)
-
-    def _has_promised_quorum(self, slot: Slot, attempt: int) -> bool:
-        promises = self.get_promises(slot, attempt).values()
-        return sum(self.charter.weights.get(promise.member, 0) for promise in promises) >= self.charter.quorum
-
-    async def submit_proposal(self, encoded: bytes, record_bytes: bytes) -> bytes:
-        """Take a slot owner's proposal with its record; returns the record's id, whose finality is to be awaited.
-
-        Raises: InvalidInput; Rejected; Busy.
-        """
-        await trio.lowlevel.checkpoint()
-        return self.submit_proposal_at_once(encoded, record_bytes)
-
-    def submit_proposal_at_once(self, encoded: bytes, record_bytes: bytes) -> bytes:
-        """`submit_proposal`, without an event loop."""
-        proposal = decode_slot_proposal(encoded)
-        record = decode_record(self.charter.federation, record_bytes)
-        if not self.replica.is_final(record.id):
-            self._check_signing()
-            self._unlocks.add_proposal(proposal, record, self.compute_circumstances())
-            self._has_news.set()
-        return record.id
-
-    async def submit_receipt(self, encoded: bytes) -> bytes:
-        """Take a receipt of finality; when its record is not final here, our next batch tells everybody. Returns the
-        record's id. Raises: InvalidInput; UserError."""
-        record = verify_receipt(self.replica.ledger.charters, encoded).record
-        if not self.replica.is_final(record.id):
-            self._check_signing()
-            self._unlocks.add_proof(record.id, encoded)
-            self._has_news.set()
-        await trio.lowlevel.checkpoint()
-        return record.id
-
-    def _check_signing(self) -> None:
-        if self.is_silenced:
-            raise UserError("this node signs nothing at the moment; ask another member's node")
-
-    @property
-    def has_heard_quorum(self) -> bool:
-        """True when members that make a quorum with this one told all that they have: it may speak."""
-        return self._has_heard_quorum.is_set()
+    def _tell_news(self) -> None:
+        self._has_news.set()
 
     def note_heard(self, number: int) -> None:
         """All that this member has was fetched from it since the start."""
-        self._heard.add(number)
-        if sum(self.charter.weights[heard] for heard in self._heard) >= self.charter.quorum:
-            self._has_heard_quorum.set()
+        self.signing.note_heard(number)
 
     async def speak(self) -> None:
         """Whenever there is something to say, say it in one batch, not more often than the pace allows.
@@ -502,31 +441,38 @@ class LedgerMember:
         First the members that make a quorum with us must have told what they have: should our store be older than
         our own log, one of them most likely shows it, and we stay silent (spec 9.6). Alone nothing could become final.
         """
-        await self._has_heard_quorum.wait()
+        await self.signing.wait_heard_quorum()
         while True:
             await self._has_news.wait()
-            await trio.sleep(self.pacing.compute_delay(self._clock()))
+            now = self._clock()
+            await trio.sleep(max(self.pacing.compute_delay(now), self.log_rates.compute_wait(self.number, now)))
             self._has_news = trio.Event()
             self.say_next()
+            if self.replica.version != self.voter.version:  # our own adoption made the quorum
+                await run_in_threads(self._answer_changes())
+                self._has_news.set()
 
     def say_next(self) -> Batch | None:
         """Sign, store and admit the next batch of our log, if there is anything to say; then hand it out."""
-        if self.is_silenced or not self.voter.is_speaking:
+        has_left = self.replica.version != self.voter.version  # `_answer_changes` comes in a moment
+        if self.signing.key is None or self.signing.is_silenced or has_left or not self.voter.is_speaking:
             return None
         circumstances = self.compute_circumstances()
         records = self.submissions.take(circumstances, self._clock())
         for record_id in self.submissions.take_rejected():
             self._wake(record_id)
-        wishes, unvoted = self._unlocks.take(circumstances)
+        wishes, unvoted = self.unlocking.take(circumstances)
         statements = [*wishes, *self._compose_statements(records, len(unvoted), len(wishes))]
         if not statements:
             return None
         batch = self._sign(records + unvoted, statements)
         self.store.append_batches([(batch.id, batch.encoded)])
+        self.voter.note_spoken(batch.id)
         admission = self.replica.admit(batch, self.archive.fetch)
         assert admission is not None
         self._note_admission(admission)
         self.pacing.note_spoken(self._clock())
+        self.log_rates.count_own(batch, self._clock())
         for callback in self.on_spoken:
             callback(batch.encoded)
         if self.replica.contests:
@@ -542,11 +488,12 @@ class LedgerMember:
         return [VoteBatch(b"", full_mask(unvoted) << len(records)), *statements] if records else statements
 
     def _sign(self, records: list[Record], statements: list[Statement]) -> Batch:
+        assert self.signing.key is not None, "who has no vote key says nothing"
         log_entries = self.replica.get_log((self.number, self.voter.version))
         index = len(log_entries)
         return build_batch(
             self.charter,
-            self._vote_key,
+            self.signing.key,
             self.number,
             LogPosition(index, log_entries[index - 1][0] if index else b""),
             seen=sorted(self._unseen)[:SEEN_PER_BATCH_MAX],

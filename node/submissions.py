@@ -10,9 +10,10 @@ from collections import Counter, OrderedDict
 from typing import NamedTuple
 
 from node.errors import UserError
+from protocol.causes import get_outgoing
 from protocol.errors import WAITING_REASONS, Reason, Rejected
 from protocol.limits import BATCH_BYTES_MAX, RECORDS_PER_BATCH_MAX
-from protocol.records import Record, get_outgoing
+from protocol.records import Record
 from protocol.rules import Circumstances
 from protocol.voting import Voter
 

@@ -1,22 +1,40 @@
-"""Requests, proposals and receipts of slot owners on their way into the member's next batch.
+"""What slot owners ask of this member: requests, proposals and receipts on their way into its next batch.
 
 Nothing here is durable: an owner that gets no answer says the same again, or asks for the next attempt (spec 5.6).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import trio
+
 from node.submissions import Busy
+from protocol.attempts import Round
+from protocol.contests import PromiseGiven, Slot
 from protocol.errors import Reason, Rejected
 from protocol.limits import STATEMENT_BYTES_MAX
-from protocol.records import Record
+from protocol.receipts import verify_receipt
+from protocol.records import Record, decode_record, has_valid_signatures
 from protocol.rules import Circumstances
-from protocol.statements import Proof, Proposal, SlotProposal, Statement, Unlock, UnlockRequest, encode_signed
+from protocol.statements import (
+    Proof,
+    Proposal,
+    SlotProposal,
+    Statement,
+    Unlock,
+    UnlockRequest,
+    decode_slot_proposal,
+    decode_unlock_request,
+    encode_signed,
+)
 from protocol.voting import Voter
 
 WISHES_MAX = 256
 """Owners that wait for the next batch: it comes within a moment."""
+
+_BUSY = "this node is busy: send the same again in a moment"
 
 
 class Wish(NamedTuple):
@@ -26,42 +44,86 @@ class Wish(NamedTuple):
     record: Record | None
 
 
-class UnlockQueue:
-    """What owners ask for; checked when it comes in and once more when the batch is made."""
+class Unlocking:
+    """Between owners and the member's next batch; what they ask for is checked when it comes and when it goes."""
 
-    def __init__(self, voter: Voter) -> None:
+    def __init__(
+        self,
+        voter: Voter,
+        check_signing: Callable[[], None],
+        compute_circumstances: Callable[[], Circumstances],
+        tell_news: Callable[[], None],
+    ) -> None:
+        """`check_signing` raises UserError while this node signs nothing; `tell_news` is called when there is
+        something to say."""
         self._voter = voter
+        self._replica = voter.replica
+        self._check_signing = check_signing
+        self._compute_circumstances = compute_circumstances
+        self._tell_news = tell_news
         self._wishes: dict[bytes, Wish] = {}
         self._proofs: dict[bytes, bytes] = {}
+        self._has_batch = trio.Event()
 
-    def __len__(self) -> int:
-        return len(self._wishes)
+    # -- asking -------------------------------------------------------------------------------------------------
 
-    def add_request(self, request: UnlockRequest, circumstances: Circumstances) -> None:
-        """Raises: Rejected; Busy. One that stands in an open slot already is answered there."""
-        contest = self._voter.replica.contests.get(request.slot)
+    async def submit_request(self, encoded: bytes) -> Slot:
+        """Take an owner's request for another attempt; returns the slot. One that stands there is answered already.
+
+        Raises: InvalidInput; Rejected; Busy.
+        """
+        await trio.lowlevel.checkpoint()
+        return self.submit_request_at_once(encoded)
+
+    def submit_request_at_once(self, encoded: bytes) -> Slot:
+        """`submit_request`, without an event loop."""
+        request = decode_unlock_request(encoded)
+        contest = self._replica.contests.get(request.slot)
         if contest is None or request not in contest.requests.values():
-            self._add(Wish(request, None), circumstances)
+            self._add(Wish(request, None))
+        return request.slot
 
-    def add_proposal(self, proposal: SlotProposal, record: Record, circumstances: Circumstances) -> None:
-        """Raises: Rejected; Busy. One that stands in an open slot already is judged there."""
-        contest = self._voter.replica.contests.get(proposal.slot)
-        if contest is None or proposal not in contest.proposals.values():
-            self._add(Wish(proposal, record), circumstances)
+    async def submit_proposal(self, encoded: bytes, record_bytes: bytes) -> bytes:
+        """Take an owner's proposal with its record; returns the record's id, whose finality is to be awaited.
 
-    def add_proof(self, record_id: bytes, receipt: bytes) -> None:
-        """A verified receipt of a record that is not final here. Raises: Busy; Rejected when no statement holds it."""
-        if len(receipt) > STATEMENT_BYTES_MAX - 16:
-            raise Rejected(Reason.LIMIT_EXCEEDED, "the receipt is too long to be told in a batch")
-        if len(self._proofs) >= WISHES_MAX:
-            raise Busy("this node is busy: send the same again in a moment")
-        self._proofs[record_id] = receipt
+        Raises: InvalidInput; Rejected; Busy.
+        """
+        await trio.lowlevel.checkpoint()
+        return self.submit_proposal_at_once(encoded, record_bytes)
 
-    def _add(self, wish: Wish, circumstances: Circumstances) -> None:
-        self._check(wish, circumstances)
-        if len(self._wishes) >= WISHES_MAX:
-            raise Busy("this node is busy: send the same again in a moment")
+    def submit_proposal_at_once(self, encoded: bytes, record_bytes: bytes) -> bytes:
+        """`submit_proposal`, without an event loop."""
+        proposal = decode_slot_proposal(encoded)
+        record = decode_record(self._replica.federation, record_bytes)
+        contest = self._replica.contests.get(proposal.slot)
+        is_known = contest is not None and proposal in contest.proposals.values()
+        if not is_known and not self._replica.is_final(record.id):
+            self._add(Wish(proposal, record))
+        return record.id
+
+    async def submit_receipt(self, encoded: bytes) -> bytes:
+        """Take a receipt of finality; when its record is not final here, our next batch tells everybody. Returns the
+        record's id. Raises: InvalidInput; Rejected when it is too long for a statement; Busy."""
+        record = verify_receipt(self._replica.ledger.charters, encoded).record
+        if not self._replica.is_final(record.id):
+            if len(encoded) > STATEMENT_BYTES_MAX - 16:
+                raise Rejected(Reason.LIMIT_EXCEEDED, "the receipt is too long to be told in a batch")
+            self._check_room(len(self._proofs))
+            self._proofs[record.id] = encoded
+            self._tell_news()
+        await trio.lowlevel.checkpoint()
+        return record.id
+
+    def _add(self, wish: Wish) -> None:
+        self._check_room(len(self._wishes))
+        self._check(wish, self._compute_circumstances())
         self._wishes[encode_signed(wish.signed)] = wish
+        self._tell_news()
+
+    def _check_room(self, count: int) -> None:
+        self._check_signing()
+        if count >= WISHES_MAX:
+            raise Busy(_BUSY)
 
     def _check(self, wish: Wish, circumstances: Circumstances) -> None:
         if isinstance(wish.signed, UnlockRequest):
@@ -70,15 +132,45 @@ class UnlockQueue:
             assert wish.record is not None
             self._voter.check_proposal(wish.signed, wish.record, circumstances)
 
+    # -- waiting ------------------------------------------------------------------------------------------------
+
+    def get_promises(self, slot: Slot, attempt: int) -> dict[bytes, PromiseGiven]:
+        """Batch -> promise for this attempt, one of each member: those on which a proposal may rest."""
+        contest = self._replica.contests.get(slot)
+        if contest is None:
+            return {}
+        chosen = contest.choose_promises(Round(self._replica.version, attempt))
+        return {batch: given for batch, given in chosen.items() if self._replica.is_supported(slot, given)}
+
+    async def wait_promises(self, slot: Slot, attempt: int, timeout_seconds: float) -> bool:
+        """Wait for promises of a quorum, or until the slot is decided; False when the time is over."""
+        with trio.move_on_after(timeout_seconds):
+            while not self._is_answered(slot, attempt):
+                await self._has_batch.wait()
+        return self._is_answered(slot, attempt)
+
+    def _is_answered(self, slot: Slot, attempt: int) -> bool:
+        charter = self._replica.charter
+        members = {promise.member for promise in self.get_promises(slot, attempt).values()}
+        weight = sum(charter.weights.get(member, 0) for member in members)
+        return self._replica.ledger.is_decided(*slot) or weight >= charter.quorum
+
+    def note_admission(self) -> None:
+        """A batch was admitted: those who wait look again."""
+        if self._has_batch.statistics().tasks_waiting:
+            self._has_batch.set()
+            self._has_batch = trio.Event()
+
+    # -- speaking -----------------------------------------------------------------------------------------------
+
     def take(self, circumstances: Circumstances) -> tuple[list[Statement], list[Record]]:
         """The statements for the next batch, and the records that it introduces for them without a vote at
         attempt 0. What no longer passes is dropped."""
-        statements: list[Statement] = []
-        records: dict[bytes, Record] = {}
         proofs, self._proofs = self._proofs, {}
-        for record_id, receipt in proofs.items():
-            if not self._voter.replica.is_final(record_id):
-                statements.append(Proof(receipt))
+        statements: list[Statement] = [
+            Proof(receipt) for record_id, receipt in proofs.items() if not self._replica.is_final(record_id)
+        ]
+        records: dict[bytes, Record] = {}
         wishes, self._wishes = self._wishes, {}
         for encoded, wish in wishes.items():
             try:
@@ -86,6 +178,10 @@ class UnlockQueue:
             except Rejected:
                 continue
             statements.append(Unlock(encoded) if isinstance(wish.signed, UnlockRequest) else Proposal(encoded))
-            if wish.record is not None and self._voter.replica.locate(wish.record.id) is None:
+            if wish.record is not None and not self._is_introduced(wish.record):
                 records[wish.record.id] = wish.record
         return statements, list(records.values())
+
+    def _is_introduced(self, record: Record) -> bool:
+        """True when the record stands in a batch with signatures that hold, or need not: a certificate is enough."""
+        return any(map(has_valid_signatures, self._replica.get_spellings(record.id)))

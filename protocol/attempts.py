@@ -73,13 +73,16 @@ def may_promise(memory: SlotMemory, promised: Round) -> bool:
 
 def apply_vote(memory: SlotMemory, claim: Claim) -> SlotMemory:
     """After a vote."""
-    return memory._replace(voted=claim) if memory.voted is None or memory.voted.round < claim.round else memory
+    if memory.voted is not None and memory.voted.round >= claim.round:
+        return memory
+    return SlotMemory(claim, memory.committed, memory.promised)
 
 
 def apply_commit(memory: SlotMemory, claim: Claim) -> SlotMemory:
     """After a commit."""
-    is_higher = memory.committed is None or memory.committed.round < claim.round
-    return memory._replace(committed=claim) if is_higher else memory
+    if memory.committed is not None and memory.committed.round >= claim.round:
+        return memory
+    return SlotMemory(memory.voted, claim, memory.promised)
 
 
 def apply_promise(memory: SlotMemory, promised: Round) -> SlotMemory:

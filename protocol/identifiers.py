@@ -10,6 +10,8 @@ from enum import Enum, unique
 from functools import lru_cache
 from hashlib import sha256
 
+from protocol.codec import encode
+
 ID_BYTES = 32
 NO_FEDERATION = bytes(ID_BYTES)
 """Stands in the place of the federation id while the genesis charter, which defines it, is hashed."""
@@ -44,6 +46,7 @@ class Tag(bytes, Enum):
     JOB_RECEIPT = b"allmende:jobrcpt"
     BUDGET_REQUEST = b"allmende:budgreq"
     MESSAGE = b"allmende:message"
+    VOTE_CARD = b"allmende:votcard"
 
 
 assert all(len(tag) == 16 for tag in Tag)
@@ -69,3 +72,8 @@ def compute_member_account_id(federation: bytes, member: int) -> bytes:
 def compute_issuance_account_id(federation: bytes, member: int, epoch: int) -> bytes:
     """The account from which a member grants in one epoch (spec 7.4)."""
     return compute_id(Tag.ISSUANCE, federation, member.to_bytes(4, "big") + epoch.to_bytes(4, "big"))
+
+
+def compute_voucher_id(federation: bytes, hold: bytes, sequence: int, amount: int) -> bytes:
+    """What the hold's meter key signs: at tick `sequence`, `amount` millicredits in all are due (spec 7.7)."""
+    return compute_id(Tag.VOUCHER, federation, encode((hold, sequence, amount)))

@@ -15,6 +15,7 @@ from enum import IntEnum, unique
 from functools import lru_cache
 from typing import NamedTuple
 
+from protocol.causes import get_named_records, get_outgoing
 from protocol.charter import Charter, Member, decode_charter
 from protocol.codec import encode
 from protocol.credits import AMOUNT_MAX
@@ -45,8 +46,6 @@ from protocol.records import (
     Terms,
     Transfer,
     account_scope,
-    get_named_records,
-    get_outgoing,
 )
 
 
@@ -248,7 +247,7 @@ class Ledger:
         while ready:
             scope = ready.popleft()
             while (candidate := self._take_applicable(scope)) is not None:
-                ready.extend(self._apply(candidate))
+                ready.extend([touched for touched in self._apply(candidate) if touched in self._waiting])
                 applied.append(candidate)
         return applied
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 from protocol.codec import binary, decode, encode, items, optional_binary, uint
 from protocol.credits import AMOUNT_MAX
 from protocol.errors import InvalidInput
-from protocol.identifiers import ID_BYTES, Tag, compute_id
+from protocol.identifiers import ID_BYTES, Tag, compute_id, compute_voucher_id
 from protocol.limits import PROTOCOL_VERSION
-from protocol.records import NONE, compute_voucher_id
+from protocol.records import NONE
 from protocol.signatures import SIGNATURE_BYTES, Signer, is_valid_signature
 
 REFUND_TABLE_VERSION = 1

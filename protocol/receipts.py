@@ -22,11 +22,12 @@ from protocol.batches import (
     decode_header,
     is_signed_header,
 )
-from protocol.charter import Charters
+from protocol.charter import Charter, Charters
 from protocol.codec import binary, binary_up_to, decode, encode, items, list_of, uint
 from protocol.equivocation import get_charter
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES
+from protocol.ledger import read_amendment
 from protocol.limits import (
     MEMBERS_MAX,
     PROTOCOL_VERSION,
@@ -37,7 +38,7 @@ from protocol.limits import (
     STATEMENTS_PER_BATCH_MAX,
 )
 from protocol.merkle import compute_levels, compute_path, compute_root_from_path
-from protocol.records import Record, decode_record
+from protocol.records import Kind, Record, charter_scope, decode_record
 from protocol.replica import Introduction, Replica
 from protocol.signatures import SIGNATURE_BYTES
 from protocol.statements import Commit, CommitBatch, Proof, Statement, Vote, VoteBatch, decode_statement
@@ -141,6 +142,32 @@ def verify_receipt(charters: Charters, encoded: bytes) -> VerifiedReceipt:
     if weight < charter.quorum:
         raise InvalidInput(f"commits of weight {weight} are no quorum; {charter.quorum} is needed")
     return VerifiedReceipt(record, commit_round, tuple(members))
+
+
+def find_charter_version(encoded: bytes) -> int:
+    """The charter version by which a receipt is to be checked. Raises: InvalidInput when it is malformed."""
+    raw_commits = decode(_RECEIPT, encoded, RECEIPT_BYTES_MAX)[3]
+    return decode_header(raw_commits[0][1]).charter_version
+
+
+def verify_amendments(charters: Charters, receipts: Iterable[bytes]) -> dict[int, Charter]:
+    """`charters`, and the versions after them that these receipts prove one by one: each was made final under the
+    version before it, so whoever pins the federation's id can check them all (spec 9.5).
+
+    Raises: InvalidInput when a receipt proves nothing, or something else than the next version.
+    """
+    known = dict(charters)
+    federation = known[0].federation
+    for receipt in receipts:
+        newest = max(known)
+        record = verify_receipt(known, receipt).record
+        if record.kind != Kind.AMEND or (record.scope, record.sequence) != (charter_scope(federation), newest):
+            raise InvalidInput(f"the receipt is for something else than the amendment of charter version {newest}")
+        after = read_amendment(federation, record)
+        if after is None:
+            raise InvalidInput("the amendment holds no charter")
+        known[after.version] = after
+    return known
 
 
 def verify_introduction(federation: bytes, record: Record, proof: IntroductionProof) -> Place:

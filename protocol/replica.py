@@ -20,7 +20,7 @@ from protocol.finality import CommitStatement, Tally, full_mask, iterate_positio
 from protocol.identifiers import Tag
 from protocol.ledger import Ledger
 from protocol.merkle import compute_leaf, compute_root
-from protocol.records import Record, decode_record
+from protocol.records import Record, decode_record, has_valid_signatures
 from protocol.statements import (
     Adopt,
     Commit,
@@ -118,6 +118,8 @@ class Replica:
         self._open: dict[bytes, Introduction] = {}
         """Those that hold a record which is not final."""
         self._located: dict[bytes, tuple[Introduction, int]] = {}
+        self._respelled: dict[bytes, Record] = {}
+        """Open records whose signatures a later batch spells in another way that holds."""
         self._repeated: dict[bytes, list[tuple[Introduction, int]]] = {}
         self.contests: dict[Slot, Contest] = {}
         """Slots that somebody asked to unlock, until they are decided."""
@@ -191,6 +193,14 @@ class Replica:
     def get_claims(self, slot: Slot) -> list[Record]:
         """The records that claim an open slot, in the order in which they came here."""
         return [introduction.records[position] for introduction, position in self.get_claim_places(slot)]
+
+    def get_spellings(self, record_id: bytes) -> list[Record]:
+        """An open record as it came first and, where a later batch spells its signatures in another way that holds,
+        as it stands there: who introduced it first may have broken them, and one spelling suffices (spec 4.5)."""
+        located = self._located.get(record_id)
+        original = located[0].records.get(located[1]) if located else None
+        respelled = self._respelled.get(record_id)
+        return [record for record in (original, respelled) if record is not None]
 
     def get_request(self, place: Place) -> UnlockRequest | None:
         """The unlock request that stands at this place, while its slot is open."""
@@ -286,6 +296,9 @@ class Replica:
             introduction.aliases[position] = located
             del introduction.records[position]
             self._repeated.setdefault(record.id, []).append(place)
+            original = located[0].records.get(located[1])
+            if original is not None and original.signatures != record.signatures and has_valid_signatures(record):
+                self._respelled.setdefault(record.id, record)
         elif self.ledger.is_decided(record.scope, record.sequence):
             self._losers[record.id] = introduction.records.pop(position)
         else:
@@ -298,10 +311,12 @@ class Replica:
         """The record is final: its rivals never will be, and nobody need unlock its slot."""
         slot = (record.scope, record.sequence)
         self._claimed.pop(slot, None)
+        self._respelled.pop(record.id, None)
         for introduction, position in self._rivals.pop(slot, ()):
             rival = introduction.records.pop(position, None)
             if rival is not None:
                 self._losers[rival.id] = rival
+                self._respelled.pop(rival.id, None)
                 self._close_if_done(introduction)
         contest = self.contests.pop(slot, None)
         for place in contest.requests if contest else ():

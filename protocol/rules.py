@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from typing import Any, NamedTuple
 
+from protocol.causes import get_named_records, get_outgoing
 from protocol.charter import Charter
 from protocol.credits import AMOUNT_MAX
 from protocol.errors import InvalidInput, Reason, Rejected
-from protocol.identifiers import compute_account_id
+from protocol.identifiers import compute_account_id, compute_voucher_id
 from protocol.ledger import EnrolmentState, Ledger, read_amendment
 from protocol.limits import EPOCHS_MAX, SUSPENSION_SECONDS_MAX
 from protocol.records import (
@@ -36,9 +37,6 @@ from protocol.records import (
     Sponsor,
     Suspend,
     Transfer,
-    compute_voucher_id,
-    get_named_records,
-    get_outgoing,
 )
 from protocol.signatures import is_valid_signature
 

@@ -92,12 +92,14 @@ class Voter:
         """Decided, not yet said: the latest vote and commit of each slot at attempts above 0."""
         self._promises: dict[Slot, PendingPromise] = {}
         self._references: Counter[tuple[bytes, type]] = Counter()
+        self._first_round = Round(self.version, 0)
+        self._spoken = b""
 
     # -- what happened ------------------------------------------------------------------------------------------
 
     def handle_admission(self, admission: Admission) -> None:
         """Take note of an admitted batch: own statements, certificates, slots that were filled."""
-        if admission.batch.header.member == self.member:
+        if admission.batch.header.member == self.member and admission.batch.id != self._spoken:
             self._note_own_statements(admission)
         for introduction, mask, certified_round in admission.certified:
             self._decide_commits(introduction, mask, certified_round)
@@ -121,6 +123,7 @@ class Voter:
 
     def _enter(self, version: int) -> None:
         self.version = version
+        self._first_round = Round(version, 0)
         self.has_adopted = False
         self._bound = {}
         for slot, claims in self.replica.find_certificates().items():
@@ -234,10 +237,10 @@ class Voter:
     def note_introduction(self, record: Record) -> None:
         """The member's next batch introduces this record and votes for it."""
         slot = (record.scope, record.sequence)
-        self._memories[slot] = apply_vote(self._recall(slot), Claim(Round(self.version, 0), record.id))
+        self._memories[slot] = apply_vote(self._recall(slot), Claim(self._first_round, record.id))
 
     def _check_slot(self, record: Record) -> None:
-        if not may_vote(self._recall((record.scope, record.sequence)), Claim(Round(self.version, 0), record.id)):
+        if not may_vote(self._recall((record.scope, record.sequence)), Claim(self._first_round, record.id)):
             raise Rejected(
                 Reason.SLOT_CONTESTED, "this member voted for another record in that slot, or promised to leave it"
             )
@@ -254,7 +257,7 @@ class Voter:
         record = introduction.records[position]
         slot = (record.scope, record.sequence)
         memory = self._recall(slot)
-        claim = Claim(Round(self.version, 0), record.id)
+        claim = Claim(self._first_round, record.id)
         self._turns.note_record(slot, circumstances)
         if memory.voted == claim or not may_vote(memory, claim) or not self.is_speaking:
             return
@@ -269,6 +272,7 @@ class Voter:
         """On a certificate, commit; never to two records in one slot and round, never below a promise (spec 5.3)."""
         if certified_round.version != self.version or not self.is_speaking:
             return
+        decided = 0
         for position in iterate_positions(mask):
             record = introduction.records.get(position)
             if record is None:
@@ -282,7 +286,9 @@ class Voter:
             if certified_round.attempt:
                 self._late[slot, Commit] = Commit(introduction.batch, position, certified_round.attempt)
             else:
-                self._commits[introduction] = self._commits.get(introduction, 0) | 1 << position
+                decided |= 1 << position
+        if decided:
+            self._commits[introduction] = self._commits.get(introduction, 0) | decided
 
     # -- freeing a slot -----------------------------------------------------------------------------------------
 
@@ -313,7 +319,7 @@ class Voter:
         if not is_signed_by_writer(self.replica.federation, proposal):
             raise Rejected(Reason.SIGNATURE_INVALID, "the proposal is not signed by its writer")
         if forced is None:
-            if not has_valid_signatures(record):
+            if not any(map(has_valid_signatures, (record, *self.replica.get_spellings(record.id)))):
                 raise Rejected(Reason.SIGNATURE_INVALID, "the record is not signed by its writer")
             check_record(record, self.replica.ledger, circumstances)
         elif forced != record.id:
@@ -353,6 +359,10 @@ class Voter:
             return
         self._memories[proposal.slot] = apply_vote(memory, claim)
         self._late[proposal.slot, Vote] = Vote(located[0].batch, located[1], proposal.attempt, *place)
+
+    def note_spoken(self, batch_id: bytes) -> None:
+        """The batch that is admitted next holds what was taken last: its statements are known already."""
+        self._spoken = batch_id
 
     # -- speaking -----------------------------------------------------------------------------------------------
 

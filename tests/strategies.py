@@ -32,7 +32,7 @@ from protocol.charter import (
     found_charter,
 )
 from protocol.finality import iterate_positions
-from protocol.identifiers import compute_account_id
+from protocol.identifiers import compute_account_id, compute_voucher_id
 from protocol.records import (
     Amend,
     Body,
@@ -58,7 +58,6 @@ from protocol.records import (
     Transfer,
     account_scope,
     charter_scope,
-    compute_voucher_id,
     hold_scope,
     person_scope,
     sign_record,

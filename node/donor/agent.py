@@ -23,6 +23,7 @@ from node.donor.runtimes import Runtime
 from node.donor.settings import DonorHome, Score, Settings
 from node.donor.workshop import Workshop
 from node.errors import UserError
+from node.known_charters import KnownCharters
 from node.sealing import open_sealed, seal, seal_public_key
 from protocol.charter import Charter
 from protocol.conversation import Refused, compute_inbox_name, compute_seal_context, encode_envelope
@@ -76,8 +77,7 @@ class Agent:
         self.home = home
         self.settings = settings
         self.score = score
-        self.charter = charter
-        self.charters = {charter.version: charter}
+        self.charters = KnownCharters(charter, home.amendments_path)
         self.donor_key = key.public_key().public_bytes_raw()
         self.account = compute_account_id(charter.federation, self.donor_key)
         self.address = encode_address(Kind.ACCOUNT, self.account)
@@ -103,6 +103,11 @@ class Agent:
             self._take_machine,
             self._free_machine,
         )
+
+    @property
+    def charter(self) -> Charter:
+        """The newest version that is known here."""
+        return self.charters.newest
 
     async def run(self) -> None:
         """Sweep, take up every unfinished job, then serve until told to finish."""
@@ -167,6 +172,7 @@ class Agent:
         while True:
             if self._wish == "run":
                 try:
+                    await self._shop.learn_charters()
                     await self._publish_offer()
                 except (UserError, Rejected, InvalidInput) as error:
                     log.warning("the offer was not published: %s", error)

@@ -48,7 +48,7 @@ from protocol.quotes import (
     decode_quote,
     decode_quote_request,
 )
-from protocol.receipts import verify_receipt
+from protocol.receipts import find_charter_version, verify_receipt
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +124,8 @@ class JobRun:
         match message:
             case Start() if not self.document.hold:
                 try:
+                    if find_charter_version(message.hold_receipt) not in self.shop.charters:
+                        await self.shop.learn_charters()
                     self._handle_start(message)
                 except InvalidInput as error:
                     await self.line.say(Refused(f"this is no start of the job: {error}"[:REASON_CHARACTERS_MAX]))

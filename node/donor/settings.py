@@ -81,6 +81,7 @@ class DonorHome:
         self.key_path = directory / "donor.key"
         self.seal_key_path = directory / "seal.key"
         self.charter_path = directory / "charter"
+        self.amendments_path = directory / "amendments"
         self.score_path = directory / "score.json"
         self.jobs = directory / "jobs"
         self.runtimes = directory / "runtimes"

@@ -15,7 +15,7 @@ from node.donor.workshop import Workshop
 from node.errors import UserError
 from protocol.errors import InvalidInput, Rejected
 from protocol.quotes import decode_job_receipt, decode_quote, decode_quote_request
-from protocol.receipts import verify_receipt
+from protocol.receipts import find_charter_version, verify_receipt
 from protocol.records import NONE, Kind, Record, RecordDraft, Settle, hold_scope, sign_record
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ async def settle(shop: Workshop, job: JobFile) -> None:
         try:
             answer = await shop.post.insist(shop.post.link.submit_record, document.settle, wait=SUBMIT_WAIT_SECONDS)
             if answer.receipt is not None:
+                if find_charter_version(answer.receipt) not in shop.charters:
+                    await shop.learn_charters()
                 proven = verify_receipt(shop.charters, answer.receipt).record
                 if proven.encoded != document.settle:
                     raise InvalidInput("the node's receipt is for another record")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,14 +12,19 @@ from node.donor.executors.executor import Executor
 from node.donor.post import Post
 from node.donor.runtimes import Runtime
 from node.donor.settings import Settings
-from protocol.charter import Charter, Charters
+from node.errors import UserError
+from node.known_charters import KnownCharters
+from protocol.charter import Charter
+from protocol.errors import InvalidInput
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Workshop:
     """`take_machine(conversation)` asks for the machine and says whether it was free; the other gives it back."""
 
-    charters: Charters
+    charters: KnownCharters
     key: Ed25519PrivateKey
     seal_seed: bytes
     settings: Settings
@@ -34,4 +40,13 @@ class Workshop:
     @property
     def charter(self) -> Charter:
         """The newest version that is known here."""
-        return self.charters[max(self.charters)]
+        return self.charters.newest
+
+    async def learn_charters(self) -> None:
+        """Ask the node for amendments of the charter; what does not hold, or does not come, is left."""
+        try:
+            answer = await self.post.call(self.post.link.get_charter)
+            if self.charters.learn([amendment.receipt for amendment in answer.amendments]):
+                log.info("the charter has version %d now", self.charter.version)
+        except (UserError, InvalidInput) as error:
+            log.warning("the charter's amendments are not known: %s", error)

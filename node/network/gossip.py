@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from hashlib import sha256
 
 import trio
 
 from node.network.transport import INBOX_MESSAGES_MAX, Transport
 from protocol.batches import Batch, decode_batch, is_signed_batch
-from protocol.charter import Charter
+from protocol.charter import Charters
 from protocol.errors import InvalidInput
 from protocol.quotes import decode_offer
 
@@ -45,11 +45,22 @@ def offers_topic(federation: bytes) -> str:
 class Gossip:
     """Between the network's hints and the member: received batches in groups, own batches out."""
 
-    def __init__(self, charter: Charter, take_in: Callable[[Sequence[Batch], str], Awaitable[int]]) -> None:
-        self._charter = charter
-        self._batches = batches_topic(charter.federation)
-        self._offers = offers_topic(charter.federation)
+    def __init__(
+        self,
+        charters: Charters,
+        take_in: Callable[[Sequence[Batch], str], Awaitable[int]],
+        list_ignored_logs: Callable[[], Collection[int]] = frozenset,
+    ) -> None:
+        """`charters` are the versions that are known; it may grow. `list_ignored_logs` names members whose further
+        batches are not wanted."""
+        self._charters = charters
+        self._federation = charters[0].federation
+        self._list_ignored_logs = list_ignored_logs
+        self._batches = batches_topic(self._federation)
+        self._offers = offers_topic(self._federation)
         self._take_in_batches = take_in
+        self.on_unknown_version: list[Callable[[str], None]] = []
+        """Called with the peer that passed on a batch of a charter version that is not known here."""
         self.on_offer: list[Callable[[bytes], None]] = []
         self._checked: OrderedDict[bytes, Batch] = OrderedDict()
         """Batches that passed validation and wait to be handed over: decoded and verified once."""
@@ -65,7 +76,7 @@ class Gossip:
         """What this node listens to."""
         return (self._batches, self._offers)
 
-    def is_worth_forwarding(self, _peer_id: str, topic: str, payload: bytes) -> bool:
+    def is_worth_forwarding(self, peer_id: str, topic: str, payload: bytes) -> bool:
         """True for a well-formed batch with its member's signature, or a donor's signed offer.
 
         The whole batch is checked: what an honest node passes on never counts against it. Raises: InvalidInput.
@@ -77,11 +88,18 @@ class Gossip:
         if len(self._recent) > RECENT_MESSAGES_MAX:
             self._recent.popitem(last=False)
         if topic == self._offers:
-            decode_offer(self._charter, payload)
+            decode_offer(self._charters[0], payload)
             return True
-        batch = decode_batch(self._charter.federation, payload)
-        if not is_signed_batch(self._charter, batch):
+        batch = decode_batch(self._federation, payload)
+        charter = self._charters.get(batch.header.charter_version)
+        if charter is None:  # nobody's fault: the amendment is on its way
+            for callback in self.on_unknown_version:
+                callback(peer_id)
+            return False
+        if not is_signed_batch(charter, batch):
             raise InvalidInput("a batch that its member did not sign")
+        if batch.header.member in self._list_ignored_logs():  # what is wanted of it later, anti-entropy brings
+            return False
         self._checked[payload] = batch
         if len(self._checked) > CHECKED_BATCHES_MAX:
             self._checked.popitem(last=False)

@@ -5,7 +5,11 @@
   blocks everybody who writes to it; writes are therefore never torn, and a connection that takes no bytes
   for a while is closed.
 - `GuardedPubsub`: a frame that does not parse, a topic that is no text or a key of an unknown kind ends the
-  whole host; here it ends the stream and lowers the peer's standing.
+  whole host; here it ends the stream and lowers the peer's standing. libp2p starts a task for each message of a
+  frame, so that thousands of small ones keep everybody waiting; here a peer's messages are taken one after the
+  other. And it answers a message that is wanted a thousand times in one frame by a thousand copies of it, gigabytes;
+  here each is sent once, and no more than fills a frame. And several of its tasks write to one stream, so that the
+  pieces of large frames mix; here a frame is written whole before the next.
 - `guard_streams`: any error in the handler of a stream ends the host; here it resets the stream. One peer
   may hold only so many streams.
 - `free_inbound_slots`: libp2p gives the slot of an inbound connection back only when the host ends, so a
@@ -18,8 +22,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import trio
 from libp2p.abc import IMuxedConn, INetStream, IRawConnection, ISecureConn
@@ -28,9 +34,8 @@ from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.identity.identify_push.identify_push import ID_PUSH
-from libp2p.io.exceptions import IncompleteReadError
+from libp2p.io.exceptions import IncompleteReadError, IOException, MessageTooLarge
 from libp2p.network.exceptions import SwarmException
-from libp2p.network.stream.exceptions import StreamError
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
@@ -39,6 +44,7 @@ from libp2p.security.exceptions import HandshakeFailure
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.utils import read_varint_prefixed_bytes_limited
 
 from node.network.transport import GOSSIP, Traffic
 
@@ -52,6 +58,9 @@ STREAMS_PER_PEER_MAX = 32
 
 HALF_OPEN_PER_ADDRESS_MAX = 32
 """Handshakes that one network address may have open, so that idle connections can't take every slot."""
+
+NAMES_PER_FRAME_MAX = 1024
+"""Messages that one frame may offer or want; a federation says some fifty a second."""
 
 RESET_SECONDS = 1.0
 
@@ -149,8 +158,19 @@ class GuardedPubsub(Pubsub):
     over; the subscription queues of libp2p stay empty.
     """
 
-    def __init__(self, host: BasicHost, router: Any, *, traffic: Traffic, blame: Callable[[str], None], **options: Any):
-        super().__init__(host, router, **options)
+    def __init__(
+        self,
+        host: BasicHost,
+        router: Any,
+        *,
+        topics: Collection[str],
+        traffic: Traffic,
+        blame: Callable[[str], None],
+        **options: Any,
+    ) -> None:
+        super().__init__(host, router, allowed_topics=frozenset(topics), **options)
+        self._topics = topics
+        self._writing = WeakKeyDictionary[INetStream, trio.Lock]()
         self._traffic = traffic
         self._blame = blame
 
@@ -166,12 +186,21 @@ class GuardedPubsub(Pubsub):
             self._blame(msg_forwarder.to_base58())
 
     async def continuously_read_stream(self, stream: INetStream) -> None:
+        peer_id = stream.muxed_conn.peer_id
+        counted = _CountedStream(stream, self._traffic)
         try:
-            await super().continuously_read_stream(_CountedStream(stream, self._traffic))  # type: ignore[arg-type]
-        except (StreamError, IncompleteReadError):
-            raise
+            while True:
+                content = await read_varint_prefixed_bytes_limited(counted, self.max_inbound_rpc_size)  # type: ignore[arg-type]
+                frame = rpc_pb2.RPC()
+                frame.ParseFromString(content)
+                await self._handle_frame(frame, stream)
+        except IncompleteReadError:
+            raise  # libp2p forgets the peer, and tries again while it is connected
         except Exception as error:
-            peer_id = stream.muxed_conn.peer_id
+            is_fault = isinstance(error, MessageTooLarge) or not isinstance(error, IOException)
+            if not is_fault:
+                log.debug("the gossip stream of %s ended: %r", peer_id.to_base58(), error)
+                return
             log.info("closed the gossip stream of %s: %r", peer_id.to_base58(), error)
             # A connection that breaks in the middle of a frame also leaves one that does not parse: no fault.
             if not _is_ending(stream):
@@ -179,13 +208,64 @@ class GuardedPubsub(Pubsub):
             await reset(stream)
             self._handle_dead_peer(peer_id)
 
+    async def _handle_frame(self, frame: rpc_pb2.RPC, stream: INetStream) -> None:
+        """What a frame says, in order. Others get their turn after each message."""
+        peer_id = stream.muxed_conn.peer_id
+        for message in frame.publish:
+            if self._is_subscribed_to_msg(message):
+                await self.push_msg(peer_id, message)
+            await trio.lowlevel.checkpoint()
+            if _is_ending(stream):
+                return
+        subscriptions = {entry.topicid: entry for entry in frame.subscriptions if entry.topicid in self._topics}
+        for subscription in subscriptions.values():
+            self.handle_subscription(peer_id, subscription)
+        if frame.HasField("control"):
+            control = self._bound_control(frame.control)
+            await self.router.handle_rpc(rpc_pb2.RPC(control=control), peer_id)
+
+    def _bound_control(self, control: rpc_pb2.ControlMessage) -> rpc_pb2.ControlMessage:
+        """The part of a control message that an honest peer could have sent: our topics, each thing once."""
+        topics = self._topics
+        offered = [
+            rpc_pb2.ControlIHave(topicID=topic, messageIDs=names)
+            for topic in sorted(topics)
+            if (names := _list_names(entry for entry in control.ihave if entry.topicID == topic))
+        ]
+        wanted = _list_names(control.iwant)
+        return rpc_pb2.ControlMessage(
+            ihave=offered,
+            iwant=[rpc_pb2.ControlIWant(messageIDs=self._bound_wanted(wanted))] if wanted else [],
+            graft={entry.topicID: entry for entry in control.graft if entry.topicID in topics}.values(),
+            prune={entry.topicID: entry for entry in control.prune if entry.topicID in topics}.values(),
+        )
+
+    def _bound_wanted(self, names: list[bytes]) -> list[bytes]:
+        """As many of the wanted messages as fill a frame; what is more, anti-entropy brings."""
+        router: Any = self.router
+        size, bounded = 0, []
+        for name in names:
+            message = router.mcache.get(name)
+            size += message.ByteSize() if message is not None else 0
+            if size > self.max_inbound_rpc_size:
+                break
+            bounded.append(name)
+        return bounded
+
     async def write_msg(self, stream: INetStream, rpc_msg: rpc_pb2.RPC) -> bool:
         frame_bytes = rpc_msg.ByteSize()
         self._traffic.sent[GOSSIP] += frame_bytes + max(1, (frame_bytes.bit_length() + 6) // 7)
-        return await super().write_msg(stream, rpc_msg)
+        async with self._writing.setdefault(stream, trio.Lock()):
+            return await super().write_msg(stream, rpc_msg)
 
     def notify_subscriptions(self, publish_message: rpc_pb2.Message) -> None:
         """Nobody reads these queues."""
+
+
+def _list_names(entries: Iterable[rpc_pb2.ControlIHave | rpc_pb2.ControlIWant]) -> list[bytes]:
+    """The names of messages in control entries, each once, as many as may be."""
+    names = dict.fromkeys(name for entry in entries for name in entry.messageIDs)
+    return list(islice(names, NAMES_PER_FRAME_MAX))
 
 
 def _is_ending(stream: INetStream) -> bool:

@@ -60,6 +60,7 @@ from node.network.hardening import (
 from node.network.inbox import Inbox
 from node.network.peers import FAULT_SEVERITY, Peers
 from node.network.transport import (
+    ANSWERS_PER_PEER_MAX,
     GOSSIP_BYTES_MAX,
     REQUEST_BYTES_MAX,
     REQUESTS_PER_PEER_MAX,
@@ -135,7 +136,7 @@ class Libp2pTransport:
         self._fuse = Fuse()
         self._wake = trio.Event()
         self._asking = defaultdict[str, trio.Semaphore](lambda: trio.Semaphore(REQUESTS_PER_PEER_MAX))
-        self._answering = defaultdict[str, trio.Semaphore](lambda: trio.Semaphore(REQUESTS_PER_PEER_MAX))
+        self._answering = defaultdict[str, trio.Semaphore](lambda: trio.Semaphore(ANSWERS_PER_PEER_MAX))
         self._behind: set[ID] = set()
         self._host = self._make_host(self._key_pair)
         self._network = self._host.get_network()
@@ -189,11 +190,11 @@ class Libp2pTransport:
         pubsub = GuardedPubsub(
             self._host,
             self._router,
+            topics=self._topics,
             traffic=self._traffic,
             blame=self.note_fault,
             strict_signing=True,
             max_inbound_rpc_size=INBOUND_FRAME_BYTES_MAX,
-            allowed_topics=self._topics,
         )
         # libp2p starts at whole seconds: a node that restarts would repeat numbers, and be taken for an echo.
         pubsub.counter = time.time_ns()
@@ -358,7 +359,8 @@ class Libp2pTransport:
                     status = _ANSWER if reply.is_answer else _REFUSAL
                     head = bytes([status]) + len(reply.content).to_bytes(4, "big")
                     with trio.fail_after(ANSWER_SECONDS):
-                        await self._write(stream, protocol, head + reply.content)
+                        await self._write(stream, protocol, head)
+                        await self._write(stream, protocol, reply.content)
         except InvalidInput as error:
             log.info("%s broke %s: %s", peer_id, protocol, error)
             self.note_fault(peer_id)

@@ -20,6 +20,7 @@ from protocol.messages import (
     PIECE_BATCHES_MAX,
     LogLocator,
     Piece,
+    Place,
     compute_frontier_digest,
     compute_locators,
     compute_missing,
@@ -74,6 +75,8 @@ class Synchronizer:
         self._list_ignored_logs = list_ignored_logs
         self.on_answer: list[Callable[[str], None]] = []
         """Called with a peer from which everything that it has and we lacked has been fetched."""
+        self.on_heads: list[Callable[[str, tuple[Place, ...]], None]] = []
+        """Called with a peer and the heads that it told of."""
         self._wanted: set[str] = set()
         self._answered: set[str] = set()
         self._pulling: set[str] = set()
@@ -128,6 +131,8 @@ class Synchronizer:
     async def _pull(self, peer_id: str) -> int:
         probe = encode_probe(compute_frontier_digest(self._replica))
         theirs = decode_frontier(await self._ask(peer_id, probe))
+        for note_heads in self.on_heads:
+            note_heads(peer_id, theirs)
         total = 0
         asked: tuple[LogLocator, ...] = ()
         while True:

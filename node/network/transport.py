@@ -30,7 +30,10 @@ RESPONSE_BYTES_MAX = 16 * 1024 * 1024
 """One answer, held in memory by both sides; a caller that expects less says so."""
 
 REQUESTS_PER_PEER_MAX = 8
-"""Questions of one peer that are worked on at a time, and questions of ours that one peer has open."""
+"""Questions of ours that one peer has open."""
+
+ANSWERS_PER_PEER_MAX = 2
+"""Answers to one peer that are made or sent at a time, each of up to 16 MiB; further questions of its wait."""
 
 INBOX_MESSAGES_MAX = 256
 """Gossip that waits for the node; the newest is dropped when it is full, as anti-entropy fetches it later."""

@@ -12,12 +12,12 @@ from node.config import Federation, NodeHome, read_federation
 from node.errors import UserError
 from node.keystore import Passphrase
 from node.operator import founding
+from node.operator.charter_options import parse_credits_option, parse_weight, read_use_policy
+from node.operator.cli_amend import amend, diff, show_in_force
 from node.operator.homes import load_keys, node_home_option, passphrase_option
 from node.operator.rates import compute_default_rates, read_rates
 from node.terminal import confirm, emit, json_option, yes_option
-from protocol.credits import parse_credits
-from protocol.errors import InvalidInput
-from protocol.limits import EPOCHS_MAX, WEIGHT_MAX
+from protocol.limits import EPOCHS_MAX
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 EPOCH_SECONDS_MIN = 60
@@ -25,7 +25,7 @@ EPOCH_SECONDS_MIN = 60
 
 @click.group("charter")
 def group() -> None:
-    """Found a federation: draft its charter, sign it, join the signatures.
+    """Found a federation: draft its charter, sign it, join the signatures. Later: amend it.
 
     Each founder runs `allmende node init` and sends its founder.json to one of them, who drafts:
 
@@ -34,6 +34,11 @@ def group() -> None:
         allmende charter sign charter.json --out a.signature        (each founder)
         allmende charter found charter.json *.signature --out federation.json
         allmende node run --federation federation.json              (each founder)
+
+    A founded federation changes its charter by amendments, which `allmende member` proposes and approves:
+
+    \b
+        allmende charter amend --add e.json --out next.json
     """
 
 
@@ -74,11 +79,11 @@ def draft(
         genesis_seconds=int(time.time()) // 60 * 60,
         rates=read_rates(rates) if rates else compute_default_rates(),
         epoch_seconds=_compute_epoch_seconds(epoch_days),
-        cap_millicredits=_parse_cap(cap),
+        cap_millicredits=parse_credits_option("--cap", cap),
         epochs=epochs,
         is_dev=dev,
-        acceptable_use=_read_policy(acceptable_use) if acceptable_use else founding.DEFAULT_ACCEPTABLE_USE,
-        weights=dict(map(_parse_weight, weights)),
+        acceptable_use=read_use_policy(acceptable_use) if acceptable_use else founding.DEFAULT_ACCEPTABLE_USE,
+        weights=dict(map(parse_weight, weights)),
     )
     founders = [founding.read_document(card, founding.FounderCard, "founder's card") for card in cards]
     drafted = founding.compose_draft(founders, options)
@@ -93,15 +98,21 @@ def draft(
 
 
 @group.command()
-@click.argument("file", type=FILE)
+@click.argument("file", type=FILE, required=False)
+@node_home_option
+@click.option("--url", help="Ask the node at this address.")
 @json_option
-def show(file: Path, as_json: bool) -> None:
-    """Show what a draft or a founding document says.
+def show(file: Path | None, home: NodeHome, url: str | None, as_json: bool) -> None:
+    """Show the charter in force and its history; or what a FILE (draft or founding document) says.
 
     \b
     Example:
+        allmende charter show
         allmende charter show federation.json
     """
+    if file is None:
+        show_in_force(home, url, as_json)
+        return
     try:
         found = founding.read_document(file, founding.Draft, "draft")
     except UserError:
@@ -111,7 +122,8 @@ def show(file: Path, as_json: bool) -> None:
         acceptable_use = found.acceptable_use
     else:
         federation = read_federation(file)
-        charter, addresses, state = federation.decode().charter, federation.addresses, "founded"
+        charters = federation.decode_charters()
+        charter, addresses, state = charters[max(charters)], federation.addresses, "founded"
         acceptable_use = federation.acceptable_use
     lines = founding.compute_summary(charter, addresses)
     lines += ["", "This is a draft, not yet founded." if state == "draft" else "Signed by all its founders."]
@@ -176,37 +188,14 @@ def found(draft_file: Path, signatures: tuple[Path, ...], out: Path, as_json: bo
     emit({"federation": federation.federation, "file": str(out)}, lines, as_json)
 
 
+group.add_command(amend)
+group.add_command(diff)
+
+
 def _compute_epoch_seconds(days: float) -> int:
     if not EPOCH_SECONDS_MIN <= days * founding.SECONDS_PER_DAY <= 2**32:  # not a number fails this, too
         raise UserError(f"--epoch-days {days:g}: an epoch is at least a minute, usually about a month")
     return round(days * founding.SECONDS_PER_DAY)
-
-
-def _parse_cap(text: str) -> int:
-    try:
-        return parse_credits(text)
-    except InvalidInput as error:
-        raise UserError(f"--cap: {error}") from None
-
-
-def _parse_weight(text: str) -> tuple[str, int]:
-    name, _, digits = text.rpartition("=")
-    if not name or not digits.isascii() or not digits.isdigit() or not 1 <= int(digits[:9]) <= WEIGHT_MAX:
-        raise UserError(f"--weight {text}: write it like --weight 'University A=2'")
-    return name, int(digits)
-
-
-def _read_policy(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            text = file.read(founding.ACCEPTABLE_USE_BYTES_MAX + 1).decode()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is no text (UTF-8)") from None
-    if not text.strip() or len(text.encode()) > founding.ACCEPTABLE_USE_BYTES_MAX:
-        raise UserError(f"{path}: a use policy has 1 to {founding.ACCEPTABLE_USE_BYTES_MAX} bytes of text")
-    return text
 
 
 def _plain(terms: founding.CharterTerms) -> object:

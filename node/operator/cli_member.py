@@ -8,6 +8,7 @@ import msgspec
 from node import api
 from node.addresses import Kind, decode_address
 from node.config import NodeHome
+from node.operator.cli_amend import describe_proposal, proposals, propose, read_charters, say_since, unlock, vote
 from node.operator.cli_program import describe_signed, sign_after_asking
 from node.operator.connection import connect
 from node.operator.homes import node_home_option
@@ -16,11 +17,13 @@ from node.terminal import dry_run_option, emit, json_option, yes_option
 
 @click.group("member")
 def group() -> None:
-    """Act as a member: see the others, vouch for donors.
+    """Act as a member: see the others, decide on the charter, vouch for donors.
 
     \b
     Example:
         allmende member ls
+        allmende member propose next.json
+        allmende member vote --list
         allmende member sponsor alm1... --epochs 3
     """
 
@@ -39,16 +42,32 @@ def list_members(home: NodeHome, url: str | None, as_json: bool) -> None:
     with connect(home, url) as client:
         charter = client.get_charter()
         peers = {peer.name: peer.is_connected for peer in client.get_status().peers}
-    lines = [f"{charter.name}  {charter.federation}", f"Epoch {charter.epoch}, quorum {charter.quorum}"]
+    lines = [
+        f"{charter.name}  {charter.federation}",
+        f"Epoch {charter.epoch}, quorum {charter.quorum}, charter version {charter.version}{say_since(charter)}",
+    ]
     for member in charter.members:
         reach = {True: "connected", False: "not connected", None: "this node"}[peers.get(member.name)]
         forked = ", proven to have signed two logs" if member.is_forked else ""
         lines.append(f"{member.number:4}  {member.name}: weight {member.weight}, {reach}{forked}  {member.address}")
+    charters = read_charters(charter)
+    lines += [line for proposal in charter.proposals for line in describe_proposal(proposal, charters)]
     emit(
-        {"federation": charter.federation, "members": msgspec.to_builtins(charter.members)},
+        {
+            "federation": charter.federation,
+            "version": charter.version,
+            "members": msgspec.to_builtins(charter.members),
+            "proposals": [proposal.record for proposal in charter.proposals],
+        },
         lines,
         as_json,
     )
+
+
+group.add_command(propose)
+group.add_command(vote)
+group.add_command(unlock)
+group.add_command(proposals)
 
 
 @group.command()

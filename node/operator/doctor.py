@@ -21,11 +21,11 @@ from typing import Literal
 
 import msgspec
 
-from node.config import Federation, NodeConfig, NodeHome, find_own_member, split_p2p_address
+from node.config import Federation, NodeConfig, NodeHome, find_own_number, split_p2p_address
 from node.errors import UserError
-from node.keystore import Passphrase
-from node.operator.homes import load_keys
-from protocol.charter import Charter, Member
+from node.keystore import Passphrase, load_key
+from node.vote_keys import VoteKeyFiles, read_passphrase
+from protocol.charter import Charter, Charters, Member
 
 PYTHON_MIN = (3, 11)
 DISK_FREE_BYTES_MIN = 1 << 30
@@ -58,7 +58,9 @@ def examine(home: NodeHome, passphrase: Passphrase, read_clock: ReadClock | None
         return
     yield check_disk_space(home.path)
     yield check_disk_keeps(home.path)
-    yield from map(check_key_file, (path for _, path in home.keys))
+    later_vote_keys = sorted(home.vote_keys.glob("*.key"))
+    first_vote_key = [home.vote_key] if home.vote_key.exists() or not later_vote_keys else []
+    yield from map(check_key_file, (home.member_key, *first_vote_key, *later_vote_keys, home.peer_key))
     yield (settings := check_settings(home))
     if settings.state == "failed":
         return
@@ -224,17 +226,17 @@ def check_membership(
     home: NodeHome, config: NodeConfig, passphrase: Passphrase, is_running: bool, read_clock: ReadClock | None
 ) -> Iterator[Check]:
     """The federation file, our place in it, the clock, the ledger, the other members."""
-    required = "a valid federation.json whose charter names this node's three keys"
+    required = "a valid federation.json whose newest charter names this node's three keys"
     purpose = "the node signs as a member of one federation"
     try:
-        federation, founded = home.load_federation()
-        keys = load_keys(home, passphrase)
-        own = find_own_member(founded.charter, keys.member.public_key, keys.vote.public_key, keys.peer.public_key)
+        federation, _ = home.load_federation()
+        charters = federation.decode_charters()
+        charter = charters[max(charters)]
+        own = _find_own(home, charters, passphrase)
     except UserError as error:
-        remedy = "found a federation with `allmende charter`, or start once with --federation FILE"
+        remedy = "found a federation with `allmende charter`, start once with --federation FILE, or with --join"
         yield _judge("membership", False, str(error), required, purpose, remedy)
         return
-    charter = founded.charter
     actual = f"member {own.number}, {own.name}, of {charter.fields.name}"
     yield _judge("membership", own.name == config.name, actual, required, purpose, f"set name = {own.name!r}")
     yield check_epoch(charter)
@@ -243,6 +245,24 @@ def check_membership(
     for url in _list_urls(config, read_clock):
         assert read_clock is not None
         yield check_clock(url, read_clock)
+
+
+def _find_own(home: NodeHome, charters: Charters, passphrase: Passphrase) -> Member:
+    """We in the newest charter. Raises: UserError when it does not name us, or a key that is not here."""
+    text = read_passphrase(home.member_key, passphrase)
+    member_key = load_key(home.member_key, text, purpose="member").public_key
+    peer_key = load_key(home.peer_key, text, purpose="peer").public_key
+    number = find_own_number((charters[version] for version in sorted(charters, reverse=True)), member_key, peer_key)
+    version = max(charters)
+    own = charters[version].members.get(number)
+    if own is None:
+        raise UserError(f"version {version} of the charter does not name this institution any more")
+    held = VoteKeyFiles(home.vote_key, home.vote_keys, text).find(own.vote_key)
+    named = (("member", member_key == own.member_key), ("peer", peer_key == own.peer_key), ("vote", held is not None))
+    for purpose, is_here in named:
+        if not is_here:
+            raise UserError(f"version {version} of the charter names another {purpose} key than those in {home.path}")
+    return own
 
 
 def _list_urls(config: NodeConfig, read_clock: ReadClock | None) -> list[str]:

@@ -240,8 +240,8 @@ def _describe_member(member: Member) -> MemberTerms:
 
 
 def name_federation(charter: Charter) -> str:
-    """The id of the federation that this charter founds, as text."""
-    return encode_address(Kind.FEDERATION, charter.id)
+    """The id of the federation that this charter belongs to, as text."""
+    return encode_address(Kind.FEDERATION, charter.federation)
 
 
 # -- signing and founding ---------------------------------------------------------------------------------------
@@ -331,6 +331,7 @@ def compute_summary(charter: Charter, draft_addresses: Mapping[str, str]) -> lis
     lines = [
         f"Federation  {terms.name}{trial}",
         f"Id          {name_federation(charter)}",
+        *([f"Version     {charter.version}"] if charter.version else []),
         f"Quorum      weight {terms.quorum}",
         f"Epoch       {terms.epoch_days:g} days, caps for {terms.epochs_with_caps} of them",
         f"Use policy  SHA-256 {terms.acceptable_use_sha256}",

@@ -51,6 +51,8 @@ class MarkKind(IntEnum):
     """By amendment: this institution's people approved it, at Unix time."""
     SILENCED = 4
     """Under no name: one more than the charter version under which this node signs nothing more."""
+    IN_FORCE = 5
+    """By charter version (8 bytes): Unix time at which it came into force here."""
 
 
 class StoreFull(Exception):

@@ -376,7 +376,9 @@ def _tell(
     lines = []
     if outcome.verified is not None:
         document["members"] = list(outcome.verified.members)
-        names = ", ".join(wallet.charter.members[number].name for number in outcome.verified.members)
+        names = ", ".join(
+            wallet.charters[outcome.verified.round.version].members[number].name for number in outcome.verified.members
+        )
         lines = [f"Final: {outcome.entry.purpose}", f"Record {document['record']}, committed by {names}"]
     emit(document, lines, as_json)
     if outcome.verified is None:

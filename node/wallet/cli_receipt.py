@@ -15,7 +15,7 @@ from node.terminal import emit, home_option, json_option
 from node.wallet.options import node_option
 
 if TYPE_CHECKING:
-    from protocol.charter import Charter
+    from protocol.charter import Charter, Charters
     from protocol.receipts import VerifiedReceipt
 
 FILE_BYTES_MAX = 1 << 20
@@ -53,17 +53,18 @@ def verify(
 
     if (hold_file is None) != (job_file is None):
         raise click.UsageError("a job's receipt is checked with --job and --hold together")
-    charter = _read_charter(charter_file, home, federation)
+    charters = _read_charters(charter_file, home, federation)
+    charter = charters[0]
     try:
-        verified = verify_receipt({0: charter}, _read_file(file))
+        verified = verify_receipt(charters, _read_file(file))
     except InvalidInput as error:
         raise UserError(f"{file} proves nothing in the federation {charter.fields.name}: {error}") from error
-    document, lines = _describe_verified(charter, verified)
+    document, lines = _describe_verified(charters[verified.round.version], verified)
     if job_file is not None and hold_file is not None:
         from node.wallet.job_receipts import describe_job, verify_job
 
         try:
-            proven = verify_job({0: charter}, verified.record, _read_file(hold_file), _read_file(job_file))
+            proven = verify_job(charters, verified.record, _read_file(hold_file), _read_file(job_file))
         except InvalidInput as error:
             raise UserError(f"{job_file} does not hold: {error}") from error
         job_document, job_lines = describe_job(proven)
@@ -96,8 +97,8 @@ def _describe_verified(charter: Charter, verified: VerifiedReceipt) -> tuple[dic
     return document, lines
 
 
-def _read_charter(path: Path | None, home: Path, federation: str | None) -> Charter:
-    """The charter to check against: from a file, else the wallet's pinned one."""
+def _read_charters(path: Path | None, home: Path, federation: str | None) -> Charters:
+    """The charter's versions to check against: from a file, else those that the wallet knows."""
     from node.addresses import Kind, decode_address, encode_address
 
     if path is None:
@@ -105,33 +106,39 @@ def _read_charter(path: Path | None, home: Path, federation: str | None) -> Char
 
         if not (home / SETTINGS_NAME).exists():
             raise UserError("name the federation's founding document with --charter federation.json: no wallet is here")
-        charter = Wallet.open(home).charter
+        charters: Charters = Wallet.open(home).charters
     else:
-        charter = read_founding(path)
-    if federation is not None and decode_address(Kind.FEDERATION, federation) != charter.federation:
-        found = encode_address(Kind.FEDERATION, charter.federation)
+        charters = read_charters(path)
+    if federation is not None and decode_address(Kind.FEDERATION, federation) != charters[0].federation:
+        found = encode_address(Kind.FEDERATION, charters[0].federation)
         raise UserError(f"that is the charter of {found}, and {federation.strip()} was expected")
-    return charter
+    return charters
 
 
-def read_founding(path: Path) -> Charter:
-    """The charter in a founding document: its bytes, or JSON that has them as base64 under `founded`.
+def read_charters(path: Path) -> Charters:
+    """The versions in a founding document: its bytes, or JSON that has them as base64 under `founded`, with receipts
+    of its amendments under `amendments`.
 
     That JSON is a node's `federation.json`, its answer to `GET /v1/charter`, or a `wallet.json`.
 
-    Raises: UserError when it is none of them, or a founder's signature does not hold.
+    Raises: UserError when it is none of them, or a signature does not hold.
     """
     import json
     from base64 import b64decode
 
     from protocol.charter import decode_founded_charter
     from protocol.errors import InvalidInput
+    from protocol.receipts import verify_amendments
 
     content = _read_file(path)
+    receipts: list[bytes] = []
     try:
         if content.lstrip()[:1] == b"{":
-            content = b64decode(json.loads(content)["founded"], validate=True)
-        return decode_founded_charter(content).charter
+            document = json.loads(content)
+            content = b64decode(document["founded"], validate=True)
+            for entry in document.get("amendments", []):
+                receipts.append(b64decode(entry["receipt"] if isinstance(entry, dict) else entry, validate=True))
+        return verify_amendments({0: decode_founded_charter(content).charter}, receipts)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{path} is no founding document: use the federation.json of a node") from None
     except InvalidInput as error:
@@ -181,5 +188,5 @@ def get(record: str, out: Path, home: Path, node_url: str | None, as_json: bool)
         if verified.record.id != record_id:
             raise UserError(f"{wallet.node_url} gives the receipt of another record")
         write_atomically(out, receipt, mode=0o644)
-        document, lines = _describe_verified(wallet.charter, verified)
+        document, lines = _describe_verified(wallet.charters[verified.round.version], verified)
         emit(document | {"file": str(out)}, [*lines, f"Written to {out}"], as_json)

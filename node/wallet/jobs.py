@@ -215,13 +215,16 @@ def hold_job(wallet: Wallet, key: Ed25519PrivateKey, job: WalletJob, spec: JobSp
     def build_body(account: api.Account) -> Hold:
         if quote.valid_until < wallet.now() + START_SECONDS_MIN:
             raise UserError("the quote has run out, and nothing was spent: run the job again")
+        charter = wallet.charters.get(quote.charter_version)
+        if charter is None:
+            raise UserError("the quote names a charter version that its node does not know: run the job again")
         draws = choose_draws(wallet, spec, quote.amount_max, account)
         terms = Terms(
             quote.charter_version,
             quote.compute_id(wallet.federation),
             request.meter_key,
             quote.grace_seconds,
-            wallet.charter.policy.acceptable_use,
+            charter.policy.acceptable_use,
             quote.sponsor,
             request.job_class,
         )

@@ -26,13 +26,16 @@ if TYPE_CHECKING:
 
     from node.client import NodeClient
     from node.keystore import Passphrase
+    from node.known_charters import KnownCharters
     from node.wallet.journal import Journal
-    from protocol.charter import Charter, Charters, FoundedCharter
+    from protocol.charter import Charter, FoundedCharter
 
 VERSION = 1
 SETTINGS_NAME = "wallet.json"
 KEY_NAME = "wallet.key"
 JOURNAL_NAME = "journal.sqlite"
+AMENDMENTS_NAME = "amendments"
+"""Receipts of the amendments that the wallet knows of; nothing is lost with this file."""
 LOCK_NAME = "wallet.lock"
 KEY_PURPOSE = "wallet"
 LOCK_SECONDS = 30.0
@@ -159,13 +162,19 @@ class Wallet:
 
     @property
     def charter(self) -> Charter:
-        """The pinned charter."""
-        return self.founded.charter
+        """The newest version that is known here."""
+        return self.charters.newest
 
-    @property
-    def charters(self) -> Charters:
-        """Its versions, by which receipts are checked."""
-        return {0: self.charter}
+    @cached_property
+    def charters(self) -> KnownCharters:
+        """The pinned charter and its amendments, by which receipts are checked. A version that is not known here is
+        asked for at the node, and verified."""
+        from node.known_charters import KnownCharters
+
+        def ask() -> list[bytes]:
+            return [amendment.receipt for amendment in self.client.get_charter().amendments]
+
+        return KnownCharters(self.founded.charter, self.home / AMENDMENTS_NAME, ask)
 
     @cached_property
     def client(self) -> NodeClient:
@@ -177,12 +186,14 @@ class Wallet:
 
         client = NodeClient(self.node_url)
         try:
-            found = client.get_charter().federation
-            if found != self.federation_address:
+            answer = client.get_charter()
+            if answer.federation != self.federation_address:
                 raise UserError(
-                    f"{self.node_url} serves the federation {found}, and this wallet belongs to "
+                    f"{self.node_url} serves the federation {answer.federation}, and this wallet belongs to "
                     f"{self.federation_address}: choose another node with --node"
                 )
+            if answer.amendments:
+                self.charters.learn([amendment.receipt for amendment in answer.amendments])
         except BaseException:
             client.close()
             raise

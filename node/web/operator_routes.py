@@ -13,7 +13,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from node import api
 from node.errors import UserError
 from node.web.routes import Services
-from node.web.services import OperatorActions, WebServices
+from node.web.services import AmendmentActions, OperatorActions, WebServices
 
 DryRun = Annotated[bool, QueryParameter(description="Say what would be done, and do nothing.")]
 
@@ -22,6 +22,12 @@ def _get_operator(services: WebServices) -> OperatorActions:
     if services.operator is None:
         raise UserError("this node holds no member key: sign on the machine that has it")
     return services.operator
+
+
+def _get_amendments(services: WebServices) -> AmendmentActions:
+    if services.amendments is None:
+        raise UserError("this node holds no member key: act on the machine that has it")
+    return services.amendments
 
 
 @post("/operator/programs", tags=["operator"], status_code=200)
@@ -54,4 +60,40 @@ async def sponsor(services: Services, data: JSONBody[api.SponsorOrder], dry_run:
     return await _get_operator(services).sponsor(data, dry_run=dry_run)
 
 
-OPERATOR_ROUTES = (create_program, list_budget_requests, approve_budget_request, grant, sponsor)
+@get("/operator/vote-cards", tags=["operator"])
+async def collect_vote_cards(services: Services) -> list[api.VoteCard]:
+    """The vote keys for the next charter version, of this member and all that answer it."""
+    return await _get_amendments(services).collect_vote_cards()
+
+
+@post("/operator/amendments", tags=["operator"], status_code=200)
+async def propose_amendment(
+    services: Services, data: JSONBody[api.AmendmentOrder], dry_run: DryRun = False
+) -> api.Signed:
+    """Sign an amendment of the charter, approve it and tell everybody."""
+    return await _get_amendments(services).propose(data, dry_run=dry_run)
+
+
+@post("/operator/amendments/{record_id:str}/approve", tags=["operator"], status_code=200)
+async def approve_amendment(services: Services, record_id: FromPath[str], dry_run: DryRun = False) -> api.Signed:
+    """Let this institution's member vote for an amendment."""
+    return await _get_amendments(services).approve_amendment(record_id, dry_run=dry_run)
+
+
+@post("/operator/amendments/{record_id:str}/unlock", tags=["operator"], status_code=200)
+async def unlock_amendment(services: Services, record_id: FromPath[str], dry_run: DryRun = False) -> api.Signed:
+    """Make another attempt at an amendment, when the votes are split."""
+    return await _get_amendments(services).unlock_amendment(record_id, dry_run=dry_run)
+
+
+OPERATOR_ROUTES = (
+    create_program,
+    list_budget_requests,
+    approve_budget_request,
+    grant,
+    sponsor,
+    collect_vote_cards,
+    propose_amendment,
+    approve_amendment,
+    unlock_amendment,
+)

@@ -95,8 +95,8 @@ async def get_evidence(services: Services) -> list[api.Evidence]:
 
 @get("/charter", tags=["ledger"])
 async def get_charter(services: Services) -> api.Charter:
-    """The federation's constitution: what a wallet pins and checks everything against."""
-    return services.views.build_charter()
+    """The federation's constitution, with what proves each change of it, and what is proposed."""
+    return services.charter_views.build_charter(services.views.epoch, services.list_addresses())
 
 
 @get("/accounts/{address:str}", tags=["ledger"])
@@ -162,9 +162,9 @@ async def post_unlock(services: Services, request: AnyRequest, wait: Wait = 0) -
     """
     member, encoded = services.member, await read_body(request)
     attempt = decode_unlock_request(encoded).attempt
-    slot = await member.submit_request(encoded)
+    slot = await member.unlocking.submit_request(encoded)
     if wait:
-        await wait_for(request, services.closing, partial(member.wait_promises, slot, attempt, wait))
+        await wait_for(request, services.closing, partial(member.unlocking.wait_promises, slot, attempt, wait))
     return services.views.build_promises(slot, attempt)
 
 
@@ -178,7 +178,7 @@ async def submit_proposal(services: Services, request: AnyRequest, wait: Wait = 
     """Propose a record for a slot's attempt: [proposal, record], canonical bytes. 200: final; 202: not yet."""
     member = services.member
     proposal, record = decode(_PROPOSAL_SHAPE, await read_body(request), STATEMENT_BYTES_MAX + RECORD_BYTES_MAX + 16)
-    record_id = await member.submit_proposal(proposal, record)
+    record_id = await member.unlocking.submit_proposal(proposal, record)
     if wait:
         await wait_for(request, services.closing, partial(member.wait_final, record_id, wait))
     return _describe_submission(services, record_id)

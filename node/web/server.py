@@ -22,6 +22,9 @@ from typing import Any, cast
 
 import trio
 from hypercorn.config import Config
+from hypercorn.events import Closed, Event
+from hypercorn.protocol import ProtocolWrapper
+from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
@@ -197,10 +200,23 @@ def _send_at_once(opened: trio.socket.SocketType, content: bytes) -> None:
         copy.send(content, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
+class _Http1(ProtocolWrapper):
+    """hypercorn's choice of a protocol, without HTTP/2, which clients need not speak and which few limits here know."""
+
+    async def handle(self, event: Event) -> None:
+        try:
+            await self.protocol.handle(event)
+        except (H2ProtocolAssumedError, H2CProtocolRequiredError):
+            await self.send(Closed())
+
+
 class _HttpConnection(TCPServer):
     """hypercorn's connection, over at once when the client has closed it (else it stays until an idle one would)."""
 
     async def _read_data(self) -> None:
+        assert type(self.protocol) is ProtocolWrapper
+        # It has no state that a constructor would have to make.
+        self.protocol.__class__ = _Http1
         await super()._read_data()
         await self.idle_task.stop()
 

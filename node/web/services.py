@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
@@ -14,6 +14,7 @@ from node import api
 from node.member import LedgerMember
 from node.storage.blobs import BlobStore
 from node.storage.store import Store, StoredRequest
+from node.web.charter_views import CharterViews
 from node.web.mailboxes import Mailboxes
 from node.web.problems import NotFound
 from node.web.views import LedgerViews
@@ -31,6 +32,15 @@ class OperatorActions(Protocol):
     async def approve(self, request_id: str, *, dry_run: bool = False) -> api.Signed: ...
     async def grant(self, order: api.GrantOrder, *, dry_run: bool = False) -> api.Signed: ...
     async def sponsor(self, order: api.SponsorOrder, *, dry_run: bool = False) -> api.Signed: ...
+
+
+class AmendmentActions(Protocol):
+    """What an institution does about the charter, as `node.operator.amendments` has it."""
+
+    async def collect_vote_cards(self) -> list[api.VoteCard]: ...
+    async def propose(self, order: api.AmendmentOrder, *, dry_run: bool = False) -> api.Signed: ...
+    async def approve_amendment(self, record_id: str, *, dry_run: bool = False) -> api.Signed: ...
+    async def unlock_amendment(self, record_id: str, *, dry_run: bool = False) -> api.Signed: ...
 
 
 def read_version() -> str:
@@ -54,8 +64,11 @@ class WebServices:
     store: Store
     blobs: BlobStore
     operator: OperatorActions | None = None
+    amendments: AmendmentActions | None = None
     describe_network: Callable[[], tuple[list[api.Peer], dict[str, int]]] = describe_no_network
     """Peers, and bytes received by protocol."""
+    list_addresses: Callable[[], Mapping[str, str]] = dict
+    """Member -> network address of its node, as far as known."""
     on_offer: list[Callable[[bytes], None]] = field(default_factory=list)
     """Called with each new offer, to hand it on to other nodes."""
     clock: Callable[[], float] = time.time
@@ -67,6 +80,7 @@ class WebServices:
         """Make what stands on the parts."""
         self.mailboxes = Mailboxes(self.store, self.clock)
         self.views = LedgerViews(self.member, self.clock)
+        self.charter_views = CharterViews(self.member)
 
     def accept_offer(self, encoded: bytes) -> bool:
         """Keep a donor's offer, from the donor or from another node; True when it is news.

@@ -14,7 +14,6 @@ from node.addresses import Kind as AddressKind
 from node.addresses import encode_address
 from node.evidence import describe_verdict, list_accounts
 from node.member import LedgerMember
-from node.network.peer_ids import compute_peer_id
 from node.web.costly import CostlyView
 from protocol.attempts import FIRST_ROUND
 from protocol.contests import Slot
@@ -101,29 +100,6 @@ class LedgerViews:
         """The epoch now; 0 before the federation's first."""
         return self._member.charter.compute_epoch(int(self._clock()))
 
-    def build_charter(self) -> api.Charter:
-        """The constitution."""
-        charter = self._member.charter
-        return api.Charter(
-            federation=encode_address(AddressKind.FEDERATION, charter.federation),
-            name=charter.fields.name,
-            founded=self._member.founded.encode(),
-            epoch=self.epoch,
-            epoch_seconds=charter.fields.epoch_seconds,
-            quorum=charter.quorum,
-            members=[
-                api.Member(
-                    number=member.number,
-                    name=member.name,
-                    address=name_account(charter.get_member_account(member.number)),
-                    weight=member.weight,
-                    peer_id=compute_peer_id(member.peer_key),
-                    is_forked=member.number in self._member.replica.forks,
-                )
-                for member in charter.fields.members
-            ],
-        )
-
     def build_status(self, version: str, peers: Sequence[api.Peer], bytes_received: dict[str, int]) -> api.Status:
         """How this node stands. The root and the frontier are of one moment, which may lie a little back."""
         member, replica = self._member, self._member.replica
@@ -132,7 +108,7 @@ class LedgerViews:
             version=version,
             federation=encode_address(AddressKind.FEDERATION, member.charter.federation),
             member=member.number,
-            name=member.charter.members[member.number].name,
+            name=self._find_own_name(),
             epoch=self.epoch,
             batches=len(replica.entries),
             records_final=replica.final_count,
@@ -141,9 +117,19 @@ class LedgerViews:
             frontier=digests.frontier,
             peers=list(peers),
             forked_members=sorted(replica.forks),
+            charter_version=replica.version,
+            notice=member.signing.find_obstacle() or "",
             bytes_received=bytes_received,
             evidence=[evidence.text for evidence in self.list_evidence()],
         )
+
+    def _find_own_name(self) -> str:
+        """Our name in the version in force or, when that does not name us, in the latest that does."""
+        charters = self._ledger.charters
+        for version in (self._member.replica.version, *sorted(charters, reverse=True)):
+            if (own := charters[version].members.get(self._member.number)) is not None:
+                return own.name
+        return ""
 
     def _compute_digests(self) -> _Digests:
         replica = self._member.replica
@@ -281,7 +267,7 @@ class LedgerViews:
         """What members promised for an attempt, as far as a certificate that is here stands behind each report."""
         member = self._member
         promises = []
-        for batch, (number, report) in member.get_promises(slot, attempt).items():
+        for batch, (number, report) in member.unlocking.get_promises(slot, attempt).items():
             version, reported = report.round if report else FIRST_ROUND
             record = name_record(report.record) if report else None
             promises.append(api.SlotPromise(batch, number, record, version, reported))

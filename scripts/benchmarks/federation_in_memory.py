@@ -11,8 +11,10 @@ from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from node.keystore import Key
 from node.member import LedgerMember
 from node.storage.store import Store
+from node.vote_keys import VoteKeys
 from protocol.charter import Charter, CharterFields, Member, Policy, found_charter
 from protocol.identifiers import compute_account_id
 from protocol.limits import OUTPUTS_MAX
@@ -46,25 +48,15 @@ def _public(key: Ed25519PrivateKey) -> bytes:
 class Cast:
     """Members and people with their keys, and how far each person's account has come."""
 
-    def __init__(self, member_count: int, people: int) -> None:
-        numbers = range(1, member_count + 1)
-        self.member_keys = {number: make_key("member", number) for number in numbers}
-        self.vote_keys = {number: make_key("vote", number) for number in numbers}
-        self.peer_keys = {number: make_key("peer", number) for number in numbers}
-        members = tuple(
-            Member(
-                number,
-                f"member {number}",
-                _public(self.member_keys[number]),
-                _public(self.vote_keys[number]),
-                _public(self.peer_keys[number]),
-                1,
-                (10**12,),
-                0,
-            )
-            for number in numbers
-        )
-        policy = Policy(bytes(32), 60, 3600, 0, 50, 2**30)
+    def __init__(self, member_count: int, people: int, log_bytes_per_second: int = 2**30) -> None:
+        self.member_keys: dict[int, Ed25519PrivateKey] = {}
+        self.vote_keys: dict[int, Ed25519PrivateKey] = {}
+        """Those of the genesis charter, or of the version with which a member joined."""
+        self.peer_keys: dict[int, Ed25519PrivateKey] = {}
+        self.held_vote_keys: dict[int, VoteKeys] = {}
+        """What each member's node holds; it outlives a restart."""
+        members = tuple(self.make_member(number) for number in range(1, member_count + 1))
+        policy = Policy(bytes(32), 60, 3600, 0, 50, log_bytes_per_second)
         fields = CharterFields(
             0, b"", "benchmark", bytes(16), int(time.time()), EPOCH_SECONDS, 0, 0, members, (), policy
         )
@@ -78,9 +70,18 @@ class Cast:
         self._sequences = [0] * people
         self._program = b""
 
+    def make_member(self, number: int) -> Member:
+        """A member with its keys, for a charter."""
+        purposes = (("member", self.member_keys), ("vote", self.vote_keys), ("peer", self.peer_keys))
+        for purpose, keys in purposes:
+            keys[number] = make_key(purpose, number)
+        self.held_vote_keys[number] = VoteKeys([Key(self.vote_keys[number].private_bytes_raw(), "vote")])
+        member_key, vote_key, peer_key = (_public(keys[number]) for _, keys in purposes)
+        return Member(number, f"member {number}", member_key, vote_key, peer_key, 1, (10**12,), 0)
+
     def open_member(self, number: int, store: Store) -> LedgerMember:
         """A member with its store."""
-        return LedgerMember(self.founded, number, self.vote_keys[number], store)
+        return LedgerMember(self.founded, number, self.held_vote_keys[number], store)
 
     def make_setup(self) -> list[list[Record]]:
         """The records that give everybody credits, in groups of which each must be final before the next."""

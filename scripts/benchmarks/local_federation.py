@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from node import api
 from node.addresses import Kind, encode_address
@@ -47,21 +48,33 @@ class LocalFederation:
 
     def _write_homes(self) -> None:
         charter = self.cast.founded.charter
-        addresses = {member.name: f"/ip4/127.0.0.1/tcp/{find_free_port()}" for member in charter.members.values()}
+        addresses = {member.name: self.choose_p2p(number) for number, member in charter.members.items()}
         text = encode_address(Kind.FEDERATION, charter.federation)
         federation = encode_json(Federation(self.cast.founded.encode(), text, addresses))
         for number, member in charter.members.items():
             home = make_home(self.homes[number])
-            port = find_free_port()
-            self.urls[number] = f"http://127.0.0.1:{port}"
-            config = NodeConfig(member.name, addresses[member.name], f"127.0.0.1:{port}", log_level="warning")
+            http = self.choose_http(number)
+            self.urls[number] = f"http://{http}"
+            config = NodeConfig(member.name, addresses[member.name], http, log_level="warning")
             write_config(home.config, config)
             home.federation.write_bytes(federation)
             keys = (self.cast.member_keys, self.cast.vote_keys, self.cast.peer_keys)
             for (purpose, path), private in zip(home.keys, keys, strict=True):
                 save_key(path, private[number].private_bytes_raw(), None, purpose=purpose)
 
-    def __enter__(self) -> LocalFederation:
+    def choose_p2p(self, number: int) -> str:
+        """Where a node listens for the others."""
+        return f"/ip4/127.0.0.1/tcp/{find_free_port()}"
+
+    def choose_http(self, number: int) -> str:
+        """Where a node listens for people."""
+        return f"127.0.0.1:{find_free_port()}"
+
+    def make_command(self, number: int) -> list[str]:
+        """What starts a node."""
+        return [str(Path(sys.executable).parent / "allmende"), "node", "run", "--home", str(self.homes[number])]
+
+    def __enter__(self) -> Self:
         try:
             for number in self.numbers:
                 self.start(number)
@@ -84,12 +97,15 @@ class LocalFederation:
         for number in list(self.processes):
             self.end(number)
 
-    def start(self, number: int) -> None:
+    def start(self, number: int, *options: str) -> None:
         """Start a node's process."""
-        command = [str(Path(sys.executable).parent / "allmende"), "node", "run", "--home", str(self.homes[number])]
         with (self.homes[number] / "log").open("ab") as log:
             self.processes[number] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                [*self.make_command(number), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def end(self, number: int) -> None:

@@ -92,11 +92,11 @@ async def _measure_delays() -> dict[str, int]:
     await _count_delays(members, lambda: not any(member.voter.has_statements for member in members[1:]))
     slot = (left.scope, left.sequence)
     request = sign_unlock_request(cast.federation, slot, 1, person.public_key, person.key)
-    await asked.submit_request(encode_signed(request))
-    promises = await _count_delays(members, lambda: len(asked.get_promises(slot, 1)) >= asked.charter.quorum)
-    batches = asked.get_promises(slot, 1)
+    await asked.unlocking.submit_request(encode_signed(request))
+    promises = await _count_delays(members, lambda: len(asked.unlocking.get_promises(slot, 1)) >= asked.charter.quorum)
+    batches = asked.unlocking.get_promises(slot, 1)
     proposal = sign_slot_proposal(cast.federation, slot, 1, left.id, batches, person.public_key, person.key)
-    await asked.submit_proposal(encode_signed(proposal), left.encoded)
+    await asked.unlocking.submit_proposal(encode_signed(proposal), left.encoded)
     final = await _count_delays(members, lambda: asked.replica.is_final(left.id))
     return {"payment_delays": payment, "unlock_delays": promises + final}
 

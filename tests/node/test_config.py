@@ -1,5 +1,6 @@
 """Settings that people write: read back as written, and an error says which line is wrong."""
 
+import os
 import stat
 
 import pytest
@@ -8,12 +9,14 @@ from node.config import (
     NodeConfig,
     NodeHome,
     check_p2p_address,
+    find_own_number,
     make_home,
     read_config,
     split_p2p_address,
     write_config,
 )
 from node.errors import UserError
+from scripts.benchmarks.federation_in_memory import Cast
 
 GOOD = NodeConfig(
     'University "Ä" \\ 1',
@@ -92,6 +95,26 @@ def test_another_kind_of_file_is_refused(tmp_path, content):
         read_config(tmp_path / "config.toml")
 
 
+def test_settings_that_anybody_may_write_are_refused_with_the_remedy(tmp_path):
+    home = make_home(tmp_path / "node")
+    write_config(home.config, GOOD)
+    assert home.load_config() == GOOD
+    home.config.chmod(0o666)
+    with pytest.raises(UserError, match=f"chmod 600 {home.config}"):
+        home.load_config()
+    home.config.chmod(0o600)
+    home.path.chmod(0o777)
+    with pytest.raises(UserError, match=f"chmod 700 {home.path}"):
+        home.load_config()
+
+
+def test_a_pipe_in_the_place_of_settings_is_refused_without_waiting(tmp_path):
+    home = make_home(tmp_path / "node")
+    os.mkfifo(home.config)
+    with pytest.raises(UserError, match="not a plain file"):
+        home.load_config()
+
+
 def test_addresses_of_all_kinds_are_understood():
     for text, place in {
         "/ip4/192.0.2.7/tcp/4001": ("192.0.2.7", 4001),
@@ -115,3 +138,13 @@ def test_a_home_without_a_node_or_federation_says_what_to_do(tmp_path):
         NodeHome(tmp_path).load_config()
     with pytest.raises(UserError, match="--federation"):
         NodeHome(tmp_path).load_federation()
+
+
+def test_a_node_finds_its_number_by_either_long_lived_key_in_any_version():
+    cast = Cast(4, 0)
+    charter = cast.founded.charter
+    second = charter.members[2]
+    assert find_own_number([charter], second.member_key, bytes(32)) == 2
+    assert find_own_number([charter], bytes(32), second.peer_key) == 2
+    with pytest.raises(UserError, match="no version of the charter knows"):
+        find_own_number([charter], bytes(32), bytes([1]) * 32)

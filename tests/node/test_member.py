@@ -176,7 +176,7 @@ async def test_a_member_that_is_shown_a_batch_of_its_own_that_it_lacks_signs_not
     known = len(restored.replica.entries)
     await restored.ingest(list(members[0].store.iterate_batches()), "peer")
     assert len(restored.replica.entries) > known
-    assert restored.is_silenced
+    assert restored.signing.is_silenced
     with pytest.raises(Exception, match="signs nothing"):
         await restored.submit(cast.make_payments()[1].encoded)
     assert restored.say_next() is None
@@ -189,7 +189,7 @@ async def test_a_member_falls_silent_also_when_the_past_of_its_own_batch_is_not_
     await restored.restore()
     *_, (own,) = members[0].replica.get_log((2, 0)).values()
     assert await restored.ingest([members[0].store.get_batch(own)], "peer") == 0
-    assert restored.is_silenced
+    assert restored.signing.is_silenced
 
 
 async def test_malformed_and_unsigned_batches_count_against_their_sender_and_change_nothing(cast, members):
@@ -328,17 +328,17 @@ def sign_proposal(cast, record, batches, attempt=1):
 async def test_an_owner_unlocks_its_slot_at_any_node_and_gets_a_receipt(cast, members, contested):
     _, wish = contested
     slot, request = sign_request(cast, wish)
-    assert await members[1].submit_request(request) == slot
+    assert await members[1].unlocking.submit_request(request) == slot
     await exchange(members)
-    assert await members[1].wait_promises(slot, 1, 0)
-    promises = members[1].get_promises(slot, 1)
+    assert await members[1].unlocking.wait_promises(slot, 1, 0)
+    promises = members[1].unlocking.get_promises(slot, 1)
     assert {promise.report for promise in promises.values()} == {None}
-    record_id = await members[3].submit_proposal(sign_proposal(cast, wish, promises), wish.encoded)
+    record_id = await members[3].unlocking.submit_proposal(sign_proposal(cast, wish, promises), wish.encoded)
     await exchange(members)
     assert record_id == wish.id
     for member in members:
         assert verify_receipt({0: cast.founded.charter}, member.build_receipt(wish.id)).round.attempt == 1
-        assert await member.wait_promises(slot, 2, 0), "a decided slot keeps nobody waiting"
+        assert await member.unlocking.wait_promises(slot, 2, 0), "a decided slot keeps nobody waiting"
     assert len(list_roots(members)) == 1
 
 
@@ -346,10 +346,10 @@ async def test_a_third_record_comes_with_its_proposal_and_gets_no_vote_at_attemp
     payment, _ = contested
     third = sign_conflict(cast, sign_conflict(cast, payment))
     slot, request = sign_request(cast, payment)
-    await members[0].submit_request(request)
+    await members[0].unlocking.submit_request(request)
     await exchange(members)
-    promises = members[0].get_promises(slot, 1)
-    await members[0].submit_proposal(sign_proposal(cast, third, promises), third.encoded)
+    promises = members[0].unlocking.get_promises(slot, 1)
+    await members[0].unlocking.submit_proposal(sign_proposal(cast, third, promises), third.encoded)
     batch = members[0].say_next()
     assert [record.id for record in batch.records] == [third.id]
     assert not any(isinstance(statement, VoteBatch) and not statement.batch for statement in batch.statements)
@@ -362,7 +362,7 @@ async def test_a_third_record_comes_with_its_proposal_and_gets_no_vote_at_attemp
 async def test_a_promise_outlives_a_crash(cast, members, contested):
     payment, _ = contested
     slot, request = sign_request(cast, payment)
-    await members[0].submit_request(request)
+    await members[0].unlocking.submit_request(request)
     await exchange(members)
     again = restart(cast, members[0])
     await again.restore()
@@ -370,7 +370,7 @@ async def test_a_promise_outlives_a_crash(cast, members, contested):
     with pytest.raises(Rejected) as caught:
         again.voter.check_request(decode_unlock_request(request), again.compute_circumstances())
     assert caught.value.reason is Reason.ATTEMPT_CLOSED
-    assert again.get_promises(slot, 1).keys() == members[0].get_promises(slot, 1).keys()
+    assert again.unlocking.get_promises(slot, 1).keys() == members[0].unlocking.get_promises(slot, 1).keys()
 
 
 async def test_what_a_member_does_at_once_is_what_it_does_beside_an_event_loop(cast, members):

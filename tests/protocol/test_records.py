@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgpack
 import pytest
 
+from protocol.causes import get_named_records, get_outgoing
 from protocol.codec import Shape, binary, encode, items, list_of, optional_binary, text, uint
 from protocol.credits import AMOUNT_MAX
 from protocol.errors import InvalidInput
@@ -13,6 +14,7 @@ from protocol.identifiers import (
     compute_account_id,
     compute_id,
     compute_issuance_account_id,
+    compute_voucher_id,
 )
 from protocol.limits import EPOCH_MAX, OUTPUTS_MAX, PROTOCOL_VERSION, RECORD_BYTES_MAX, SIGNERS_MAX
 from protocol.records import (
@@ -25,10 +27,7 @@ from protocol.records import (
     Record,
     RecordDraft,
     account_scope,
-    compute_voucher_id,
     decode_record,
-    get_named_records,
-    get_outgoing,
     has_valid_signatures,
     hold_scope,
     person_scope,

@@ -63,6 +63,8 @@ class Checkers:
             union = self.replica.admit(batch, self.batches.__getitem__)
             assert union is not None
             self._note_finals(union, "all together")
+        elif machine.is_set_back and not machine.is_starting and batch.header.member == machine.number:
+            machine.was_shown_own = True
         self._note_finals(admission, f"member {machine.number}")
         if admission.final and not machine.is_set_back:
             known = self.acknowledged[machine.number]
@@ -95,8 +97,7 @@ class Checkers:
         if machine.is_faulty or batch.id in self._spoken:
             return
         self._spoken.add(batch.id)
-        known = max(machine.known_of_us.values(), default=0)
-        if batch.header.index < known:
+        if machine.was_shown_own or batch.header.index < max(machine.known_of_us.values(), default=0):
             raise Violation(
                 "a member with an old disk stays silent", f"member {machine.number} was shown a later batch before"
             )

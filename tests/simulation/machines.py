@@ -61,10 +61,14 @@ class Machine:
         self.world = world
         self.number = number
         self.disk = disk
+        self.vote_keys = world.stage.get_vote_keys(number)
         self.clock_offset = 0.0
         self.starts = 0
         self.is_set_back = False
         """True once its disk was an old backup: what it says after that is not a correct member's word."""
+        self.is_starting = False
+        self.was_shown_own = False
+        """True once a batch of its own came in that an old disk had lost."""
         self._member: WatchedMember | None = None
         self._is_speaking_soon = False
         self._is_pulling_soon = False
@@ -98,14 +102,15 @@ class Machine:
         stage = self.world.stage
         self.starts += 1
         self.known_of_us.clear()
-        vote_key = stage.get_vote_key(self.number)
-        member = WatchedMember(stage.founded, self.number, vote_key, self.disk, self.read_clock)
+        member = WatchedMember(stage.founded, self.number, self.vote_keys, self.disk, self.read_clock)
         member.running_clock = RunningClock(self.disk, self.read_steady_clock)
         member.machine = self
         member.on_spoken.append(self.push)
         member.on_missing_past.append(lambda peer: self._pull_soon(WAKE_SECONDS, int(peer)))
         self._member = member
+        self.is_starting = True
         self.run(member.restore_at_once)
+        self.is_starting = False
         if self.is_up:
             self.world.checkers.note_start(self)
             self._pull_soon(FIRST_PULL_SECONDS)
@@ -161,7 +166,7 @@ class Machine:
 
     def _speak(self) -> None:
         self._is_speaking_soon = False
-        if self.is_up and self.member.has_heard_quorum:
+        if self.is_up and self.member.signing.has_heard_quorum:
             self.run(self._say_next)
 
     def _say_next(self) -> None:
@@ -197,15 +202,15 @@ class Machine:
 
     def take_request(self, encoded: bytes) -> str:
         """A slot's owner asks for an attempt; returns why it was not taken, or nothing."""
-        return self._take(lambda: self.member.submit_request_at_once(encoded))
+        return self._take(lambda: self.member.unlocking.submit_request_at_once(encoded))
 
     def take_proposal(self, encoded: bytes, record: bytes) -> str:
         """A slot's owner proposes a record; returns why it was not taken, or nothing."""
-        return self._take(lambda: self.member.submit_proposal_at_once(encoded, record))
+        return self._take(lambda: self.member.unlocking.submit_proposal_at_once(encoded, record))
 
     def list_promises(self, slot: Slot, attempt: int) -> dict[bytes, PromiseGiven]:
         """What a slot's owner is told of the promises for an attempt."""
-        return self.member.get_promises(slot, attempt) if self.is_up else {}
+        return self.member.unlocking.get_promises(slot, attempt) if self.is_up else {}
 
     @property
     def quorum(self) -> int:
@@ -247,9 +252,9 @@ class Machine:
         others = [peer for peer in self.world.machines.values() if peer is not self]
         unheard = [peer for peer in others if peer.number not in self.known_of_us]
         chosen = [self.world.machines[wanted]] if wanted else [self.world.random.choice(others)]
-        for peer in chosen if self.member.has_heard_quorum else unheard:
+        for peer in chosen if self.member.signing.has_heard_quorum else unheard:
             self._pull_from(peer)
-        self._pull_soon(PULL_SECONDS if self.member.has_heard_quorum else 4 * FIRST_PULL_SECONDS)
+        self._pull_soon(PULL_SECONDS if self.member.signing.has_heard_quorum else 4 * FIRST_PULL_SECONDS)
 
     def _pull_from(self, peer: Machine) -> None:
         digest = compute_frontier_digest(self.member.replica)
@@ -274,6 +279,7 @@ class Machine:
         """A peer's heads arrive: ask for what comes before them and is not here."""
         if not self.is_up or start != self.starts:
             return
+        self.member.log_rates.note_heads(peer.number, heads)
         locators = compute_locators(self.member.replica, heads, self.member.list_ignored_logs())
         if locators and locators != asked:
             self.send(peer, partial(peer.answer_pull, self, start, heads, known, locators))

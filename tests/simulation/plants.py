@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 from node.member import LedgerMember
+from node.signing import Signing
 from protocol import proposals, voting
 from protocol.attempts import FIRST_ROUND, Claim, SlotMemory
 from protocol.replica import Introduction, Replica
@@ -148,7 +149,7 @@ def check_forced_record() -> list[Patch]:
 
 def forget_own_batches() -> list[Patch]:
     """A member with an old disk goes on signing."""
-    return [mock.patch.object(LedgerMember, "_silence")]
+    return [mock.patch.object(Signing, "silence")]
 
 
 PLANTS: dict[str, Callable[[], list[Patch]]] = {

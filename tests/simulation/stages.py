@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any, cast
 
 from node.member import LedgerMember
 from node.storage.store import Store
-from protocol.signatures import Signer
+from node.vote_keys import VoteKeys
 from tests import strategies
 from tests.strategies import Economy, Federation, make_economy
 
@@ -66,11 +67,14 @@ class Stage:
 
     def _open_member(self, number: int) -> LedgerMember:
         store = Store.open(":memory:", self.federation.id)
-        return LedgerMember(self.founded, number, self.get_vote_key(number), store, clock=lambda: START_SECONDS - 60)
+        return LedgerMember(self.founded, number, self.get_vote_keys(number), store, clock=lambda: START_SECONDS - 60)
 
-    def get_vote_key(self, number: int) -> Signer:
-        """The key of a member's log."""
-        return strategies.find_key(self.charter.members[number].vote_key)
+    def get_vote_keys(self, number: int) -> VoteKeys:
+        """The key of a member's log, as its node holds it."""
+        public_key = self.charter.members[number].vote_key
+        held: Any = VoteKeys()
+        held._keys[public_key] = strategies.find_key(public_key)
+        return cast(VoteKeys, held)
 
     @staticmethod
     def _let_speak(speaker: LedgerMember, members: Sequence[LedgerMember]) -> bool:

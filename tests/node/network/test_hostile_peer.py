@@ -8,24 +8,16 @@ import random
 
 import pytest
 import trio
-from libp2p import new_host
-from libp2p.crypto.ed25519 import create_new_key_pair
-from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
-from libp2p.security.noise.transport import Transport as NoiseTransport
-from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
-from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.utils import encode_varint_prefixed
-from multiaddr import Multiaddr
 
 from node.network import hardening
+from node.network.transport import ANSWERS_PER_PEER_MAX
+from scripts.attacks.attacker import MESHSUB, MULTISTREAM, Attacker, make_frame
 
 HONEST, HOSTILE, VICTIM = 1, 2, 3
-MESHSUB = "/meshsub/1.1.0"
-MULTISTREAM = b"\x13/multistream/1.0.0\n"
 
 
 @pytest.fixture
@@ -105,44 +97,10 @@ async def test_idle_connections_are_closed_and_do_not_shut_out_a_member(lab, vic
             await read_to_end(stream)
 
 
-class Attacker:
-    """A member's key in the hands of a program without any manners: bare libp2p."""
-
-    def __init__(self, lab, victim):
-        key_pair = create_new_key_pair(lab.seed_of(HOSTILE))
-        noise = NoiseTransport(key_pair, noise_privkey=create_x25519_key_pair().private_key)
-        self.host = new_host(key_pair=key_pair, sec_opt={NOISE: noise}, muxer_opt={TProtocol(YAMUX): Yamux})
-        self.peer_id = lab.peer_id_of(HOSTILE)
-        self.victim_id = ID.from_base58(victim.peer_id)
-        self.address = Multiaddr(victim.transport.listen_addresses()[0])
-
-    async def dial(self):
-        return await self.host.get_network().dial_addr(self.address, self.victim_id)
-
-    async def open(self, protocol):
-        return await self.host.new_stream(self.victim_id, [TProtocol(protocol)])
-
-    async def say(self, protocol, content):
-        """Send on a new stream and wait until the victim ends it."""
-        stream = await self.open(protocol)
-        with trio.fail_after(15), contextlib.suppress(Exception):
-            await stream.write(content)
-            while await stream.read(65536):
-                pass
-
-
 @pytest.fixture
 async def attacker(lab, victim):
-    attacker = Attacker(lab, victim)
-    async with attacker.host.run(listen_addrs=[]):
-        await attacker.dial()
+    async with Attacker(lab.seed_of(HOSTILE), victim.transport.listen_addresses()[0]).run() as attacker:
         yield attacker
-        with trio.move_on_after(3):
-            await attacker.host.close()
-
-
-def make_frame(**fields):
-    return encode_varint_prefixed(rpc_pb2.RPC(**fields).SerializeToString())
 
 
 def make_message(**fields):
@@ -156,9 +114,9 @@ BAD_GRAFT = make_frame(control=rpc_pb2.ControlMessage(graft=[rpc_pb2.ControlGraf
 GOSSIP_FRAMES = {
     "garbage": (encode_varint_prefixed(b"\xff" * 100), True),
     "random garbage": (encode_varint_prefixed(random.Random(2).randbytes(1000)), True),
-    "an oversized frame": (b"\xff\xff\xff\x7f" + bytes(2_000_000), False),
+    "an oversized frame": (b"\xff\xff\xff\x7f" + bytes(2_000_000), True),
     "an endless length": (b"\xff" * 20, False),
-    "a topic that is no text": (BAD_GRAFT.replace(b"topi", b"\xff\xfe\xfd\xfc"), True),
+    "a topic that is no text": (BAD_GRAFT.replace(b"topi", b"\xff\xfe\xfd\xfc"), False),
     "an unknown key": (make_message(signature=b"s", key=b"\x08\x63\x12\x01x"), True),
     "a key that is no key": (make_message(signature=b"s", key=b"\xff\xff"), True),
     "no signature": (make_message(), False),
@@ -300,3 +258,66 @@ async def test_a_peer_that_takes_no_bytes_is_disconnected_and_does_not_stop_goss
                 await victim.transport.publish(lab.TOPIC, number.to_bytes(4, "big") + bytes(100_000))
         await lab.gossip_until(victim, honest, b"after the attack")
         assert victim.transport.connected() == {honest.peer_id}
+
+
+async def test_a_peer_gets_so_many_answers_at_a_time_and_the_others_are_not_made(lab, victim, attacker):
+    made = 0
+
+    async def serve_counted(peer_id, question):
+        nonlocal made
+        made += 1
+        return bytes(16 * 1024 * 1024)
+
+    victim.transport.serve("/large/1", serve_counted)
+    for _ in range(12):
+        stream = await attacker.open("/large/1")
+        await stream.write(bytes(4))
+    await lab.until(lambda: made == ANSWERS_PER_PEER_MAX)
+    await check_it_still_serves(lab, victim)
+    assert made == ANSWERS_PER_PEER_MAX
+
+
+def make_wanted(*names):
+    return make_frame(control=rpc_pb2.ControlMessage(iwant=[rpc_pb2.ControlIWant(messageIDs=names)]))
+
+
+async def test_a_message_that_is_wanted_a_thousand_times_is_sent_once(lab, victim, attacker):
+    stream = await attacker.join(lab.TOPIC)
+    payloads = [random.Random(number).randbytes(100_000) for number in (1, 2)]
+    messages = [attacker.sign_message(lab.TOPIC, payload) for payload in payloads]
+    await stream.write(make_frame(publish=messages))
+    await lab.until(lambda: set(payloads) <= victim.payloads())
+    first, second = (message.from_id + message.seqno for message in messages)
+    await stream.write(make_wanted(*[first] * 1000))
+    await stream.write(make_wanted(second))
+    await lab.until(lambda: payloads[1] in attacker.heard)
+    assert attacker.heard.count(payloads[0]) == 1
+
+
+async def test_messages_that_are_wanted_at_once_fill_one_frame_and_no_more(lab, victim, attacker):
+    stream, received = await attacker.join(lab.TOPIC), attacker.heard
+    names, payloads = [], [random.Random(number).randbytes(200_000) for number in range(12)]
+    for payload in payloads:
+        message = attacker.sign_message(lab.TOPIC, payload)
+        names.append(message.from_id + message.seqno)
+        await stream.write(make_frame(publish=[message]))
+    await lab.until(lambda: set(payloads) <= victim.payloads())
+    await stream.write(make_wanted(*names))
+    await lab.until(lambda: payloads[4] in received)
+    await stream.write(make_wanted(names[-1]))
+    await lab.until(lambda: payloads[-1] in received)
+    assert sum(payload in received for payload in payloads) == 6
+
+
+async def test_a_frame_of_thousands_of_messages_keeps_nobody_waiting(lab, victim, attacker):
+    honest = lab.node(HONEST)
+    async with honest.transport.run():
+        honest.call(victim)
+        await lab.until(honest.transport.connected)
+        stream = await attacker.join(lab.TOPIC)
+        messages = [attacker.sign_message(lab.TOPIC, number.to_bytes(4, "big")) for number in range(2000)]
+        await stream.write(make_frame(publish=messages))
+        await lab.until(lambda: victim.received)
+        heard_before = len(victim.received)
+        assert await honest.transport.request(victim.peer_id, lab.ECHO, b"abc", 5) == b"cba"
+        assert len(victim.received) - heard_before < 500

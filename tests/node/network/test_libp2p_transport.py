@@ -8,6 +8,7 @@ import pytest
 import trio
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
+from libp2p.pubsub.pb import rpc_pb2
 
 from node.errors import UserError
 from node.network.peer_ids import compute_peer_id
@@ -20,6 +21,7 @@ from node.network.transport import (
     UnreachablePeer,
 )
 from protocol.errors import InvalidInput, Reason, Rejected
+from scripts.attacks.attacker import Attacker
 
 
 async def test_two_admitted_nodes_gossip_and_ask_each_other(lab):
@@ -310,3 +312,19 @@ def test_peer_ids_are_those_of_libp2p(number):
     public_key = create_new_key_pair(seed).public_key
     peer_id = compute_peer_id(public_key.to_bytes())
     assert peer_id == ID.from_pubkey(public_key).to_base58()
+
+
+async def test_large_frames_of_several_writers_do_not_mix(lab):
+    speaker, listener = lab.node(1), lab.node(2)
+    async with speaker.transport.run(), listener.transport.run():
+        speaker.call(listener)
+        await lab.gossip_until(speaker, listener, b"ready")
+        pubsub = speaker.transport._pubsub
+        (stream,) = pubsub.peers.values()
+        writer = Attacker(lab.seed_of(3), listener.transport.listen_addresses()[0])
+        payloads = [bytes([number]) * 300_000 for number in range(6)]
+        async with trio.open_nursery() as nursery:
+            for payload in payloads:
+                frame = rpc_pb2.RPC(publish=[writer.sign_message(lab.TOPIC, payload)])
+                nursery.start_soon(pubsub.write_msg, stream, frame)
+        await lab.until(lambda: set(payloads) <= listener.payloads())

@@ -10,6 +10,7 @@ from node.operator.actions import OperatorActions
 from node.operator.founding import DraftOptions, FounderCard, compose_draft, join_signatures, open_draft, sign_draft
 from node.operator.outbox import Outbox
 from node.storage.store import Store
+from node.vote_keys import VoteKeys
 from protocol.budgets import BudgetRequest
 from protocol.charter import Rate
 from protocol.identifiers import compute_account_id
@@ -53,7 +54,7 @@ class Institution:
         self.open()
 
     def open(self, is_speaking=True):
-        self.member = LedgerMember(self.founded, 1, make_keys(1)[1], self.store, lambda: self.now)
+        self.member = LedgerMember(self.founded, 1, VoteKeys([make_keys(1)[1]]), self.store, lambda: self.now)
         self.actions = OperatorActions(
             self.member,
             make_keys(1)[0],

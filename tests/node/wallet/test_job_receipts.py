@@ -13,21 +13,10 @@ from node.wallet.job_receipts import describe_job, verify_job
 from node.wallet.payments import spend
 from node.wallet.sending import read_account
 from protocol.errors import InvalidInput
-from protocol.identifiers import compute_account_id
+from protocol.identifiers import compute_account_id, compute_voucher_id
 from protocol.metering import JobState
 from protocol.quotes import JobReceipt
-from protocol.records import (
-    Draw,
-    Hold,
-    Kind,
-    RecordDraft,
-    Settle,
-    Sponsor,
-    Terms,
-    compute_voucher_id,
-    hold_scope,
-    sign_record,
-)
+from protocol.records import Draw, Hold, Kind, RecordDraft, Settle, Sponsor, Terms, hold_scope, sign_record
 
 DONOR = Ed25519PrivateKey.from_private_bytes(b"d" * 32)
 METER = Ed25519PrivateKey.from_private_bytes(b"m" * 32)

@@ -17,6 +17,8 @@ from node.wallet.following import Follower, unpack_outputs
 from node.wallet.job_records import list_jobs, load_job
 from node.wallet.job_spec import read_job_file
 from node.wallet.jobs import hold_job, open_job, plan_job, resume_job, start_job
+from node.wallet.journal import State
+from node.wallet.lots import read_lots
 from node.wallet.offers import matches, read_offers
 from protocol.conversation import (
     Accepted,
@@ -45,7 +47,7 @@ from protocol.quotes import (
     decode_quote_request,
 )
 from protocol.receipts import verify_receipt
-from protocol.records import Kind, Sponsor
+from protocol.records import Kind, Output, Sponsor, Transfer
 
 DONOR = Ed25519PrivateKey.from_private_bytes(bytes([21]) * 32)
 DONOR_PUBLIC = DONOR.public_key().public_bytes_raw()
@@ -331,6 +333,26 @@ def test_a_job_interrupted_after_its_hold_is_started_without_a_second_hold(walle
     (start,) = donor.get_heard(Start)
     assert verify_receipt({0: donor.charter}, start.hold_receipt).record.id == job.hold
     assert len(wallet.journal.history()) == 1
+
+
+def test_a_hold_that_lost_its_slot_to_another_machine_is_signed_anew_and_only_once(
+    wallet, node, federation, donor, write_job, connect
+):
+    spec = write_job()
+    job = open_job(wallet, plan_job(wallet, spec), connect)
+    node.fault = lambda method, path: (409, "POLICY") if path == "records" else None
+    with pytest.raises(UserError, match="not put aside yet"):
+        hold_job(wallet, wallet.unlock(None), job, spec)
+    (lost,) = wallet.journal.history()
+    lot = next(iter(read_lots(wallet.client.get_account(wallet.address))))
+    with federation.lock:
+        body = Transfer((Output(DONOR_PUBLIC, *lot, 1),), "elsewhere")
+        federation.sign(Kind.TRANSFER, wallet.account, body, keys=[wallet.unlock(None)])
+    node.fault = lambda method, path: None
+    hold_job(wallet, wallet.unlock(None), job, spec)
+    assert wallet.journal.find(lost.record_id).state is State.REJECTED
+    assert list(federation.replica.ledger.holds) == [job.hold]
+    assert job.hold != lost.record_id
 
 
 def test_honest_ticks_are_agreed_to_once_and_answered_again_when_repeated(wallet, donor, running, connect):

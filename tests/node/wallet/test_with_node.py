@@ -12,9 +12,11 @@ import trio
 
 from node.cli import run
 from node.client import NodeClient
+from node.keystore import Key
 from node.member import LedgerMember
 from node.storage.blobs import BlobStore
 from node.storage.store import Store
+from node.vote_keys import VoteKeys
 from node.wallet.budget_requests import read_requests
 from node.wallet.wallet import Wallet
 from node.web.application import make_application
@@ -24,7 +26,9 @@ from node.web.services import WebServices
 
 async def serve(federation, blobs, started):
     store = Store.open(":memory:", federation.charter.federation)
-    member = LedgerMember(federation.founded, 1, federation.vote_key, store)
+    member = LedgerMember(
+        federation.founded, 1, VoteKeys([Key(federation.vote_key.private_bytes_raw(), "vote")]), store
+    )
     services = WebServices(member, store, BlobStore(blobs), None)
     listeners = await open_public_listeners("127.0.0.1", 0)
     server = HttpServer(make_application(services, with_operator=False), listeners, services.closing)

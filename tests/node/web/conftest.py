@@ -14,9 +14,11 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.client import NodeClient
+from node.keystore import Key
 from node.member import LedgerMember
 from node.storage.blobs import BlobStore
 from node.storage.store import Store
+from node.vote_keys import VoteKeys
 from node.web.application import make_application
 from node.web.server import HttpServer, open_private_listener, open_public_listeners
 from node.web.services import WebServices
@@ -116,7 +118,9 @@ class Node:
         self.federation = federation
         self.home = home
         self.store = Store.open(":memory:", federation.id)
-        self.member = LedgerMember(federation.founded, 1, make_key(2), self.store)
+        self.member = LedgerMember(
+            federation.founded, 1, VoteKeys([Key(make_key(2).private_bytes_raw(), "vote")]), self.store
+        )
         self.services = WebServices(self.member, self.store, BlobStore(home / "blobs"), operator)
         self.url = ""
         self.socket = home / "operator.sock"

@@ -7,6 +7,7 @@ import pytest
 from node import api
 from node.addresses import Kind, decode_address, encode_address
 from node.errors import UserError
+from node.keystore import Key
 from node.operator.actions import OperatorActions
 from node.operator.outbox import Outbox
 
@@ -17,7 +18,8 @@ DRAFT = api.ProgramDraft("Students", "for courses", 10**6, 1, True, ["train"])
 async def node(start, federation, tmp_path):
     async with start() as running:
         outbox = Outbox(tmp_path / "outbox", federation.id)
-        running.services.operator = OperatorActions(running.member, federation.member_key, outbox)
+        member_key = Key(federation.member_key.private_bytes_raw(), "member")
+        running.services.operator = OperatorActions(running.member, member_key, outbox)
         yield running
 
 

@@ -122,7 +122,10 @@ async def test_noise_is_no_harm(node, noise):
 async def test_http2_and_websockets_are_not_spoken(node):
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\x04\0\0\0\0\0"
     headers = b"\0\0\x0e\x01\x05\0\0\0\x01\x82\x86\x84\x41\x09localhost"
-    await node.talk(preface + headers)
+    for content in (preface, preface + headers):
+        assert await node.talk(content) == b""
+    h2c = b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    assert b"\0\0\0\x04" not in await node.talk(h2c + b"HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n")
     upgrade = b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     assert b" 101 " not in await node.talk(upgrade + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n\r\n")
     await node.wait_until(lambda: node.server._connections == 0)
