@@ -54,13 +54,14 @@ class Arrivals:
 
     def _leave_out_unwanted(self, arrived: list[Batch]) -> list[Batch]:
         """Without what proven equivocators and members that left add, unless a batch of another member rests on it
-        (spec 4.7)."""
-        unwanted = self._list_unwanted_members()
+        (spec 4.7). While one waits for what it rests on, all is taken in: how deep its past is, no single piece of it
+        tells."""
+        unwanted = self.list_ignored_logs()
         if not unwanted:
             return arrived
         by_id = {batch.id: batch for batch in arrived}
         kept = {batch.id for batch in arrived if batch.header.member not in unwanted}
-        wanted = deque([*self._parking.wanted, *(parent for batch_id in kept for parent in by_id[batch_id].parents)])
+        wanted = deque(parent for batch_id in kept for parent in by_id[batch_id].parents)
         while wanted:
             batch = by_id.get(wanted.popleft())
             if batch is not None and batch.id not in kept:

@@ -35,9 +35,10 @@ from protocol.batches import Batch, LogPosition, build_batch, decode_batch, is_s
 from protocol.charter import Charter, FoundedCharter
 from protocol.errors import InvalidInput, Reason, Rejected
 from protocol.finality import full_mask
+from protocol.introductions import Introduction
 from protocol.limits import SEEN_PER_BATCH_MAX, STATEMENTS_PER_BATCH_MAX
 from protocol.records import Record, decode_record, has_valid_signatures
-from protocol.replica import Admission, Introduction
+from protocol.replica import Admission
 from protocol.rules import Circumstances
 from protocol.statements import Statement, VoteBatch
 from protocol.voting import Voter
@@ -91,6 +92,7 @@ class LedgerMember:
         self.arrivals = Arrivals(self.replica, self._admit_by_rate, self._note_fault, self._note_missing_past)
         self.unlocking = Unlocking(self.voter, self.signing.check, self.compute_circumstances, self._tell_news)
         self._approved = set(store.get_marks(MarkKind.APPROVED))
+        self._judged_at = (self.compute_open_epochs(), self.running_clock.ripe_requests)
         self._unseen = {
             head for log_name, heads in self.replica.heads.items() if log_name[0] != number for head in heads
         }
@@ -183,22 +185,24 @@ class LedgerMember:
     async def watch_time(self) -> None:
         """When an epoch opens or closes by our clock, or a grace ends, records are judged anew that came from faster
         clocks; and owners are answered whose turn begins."""
-        known = (self.compute_open_epochs(), self.running_clock.ripe_requests)
         while True:
             await trio.sleep(WATCH_SECONDS)
-            self.running_clock.save()
-            now = (self.compute_open_epochs(), self.running_clock.ripe_requests)
-            if now != known:
-                known = now
-                await run_in_threads(self._judge_open_records())
-                self._has_news.set()
-            elif self.replica.contests:
-                self.voter.handle_contests(self.compute_circumstances())
-                self._has_news.set()
+            await run_in_threads(self._watch())
 
-    def judge_at_once(self) -> None:
-        """What `watch_time` does when an epoch opens or closes or a grace ends, without an event loop."""
-        run_at_once(self._judge_open_records())
+    def watch_at_once(self) -> None:
+        """One round of `watch_time`, without an event loop."""
+        run_at_once(self._watch())
+
+    def _watch(self) -> Steps[None]:
+        self.running_clock.save()
+        now = (self.compute_open_epochs(), self.running_clock.ripe_requests)
+        if now != self._judged_at:
+            self._judged_at = now
+            yield from self._judge_open_records()
+            self._has_news.set()
+        elif self.replica.contests:
+            self.voter.handle_contests(self.compute_circumstances())
+            self._has_news.set()
 
     async def watch_rates(self) -> None:
         """Batches that came faster than the charter lets their log grow are taken in when it is their time."""
@@ -273,9 +277,9 @@ class LedgerMember:
         return [batch for batch, good in zip(batches, signed, strict=True) if good]
 
     def _take_in(self, signed_batches: Sequence[Batch], peer: str) -> Steps[int]:
+        if any(self._is_own_of_now(batch) and batch.id not in self.replica for batch in signed_batches):
+            self.signing.silence()  # before its past is looked for: that may rest on a branch which comes last
         admissible = self.arrivals.choose(signed_batches, peer)
-        if any(self._is_own_of_now(batch) for batch in admissible):
-            self.signing.silence()
         self.store.append_batches([(batch.id, batch.encoded) for batch in admissible])
         for admission in self._admit(admissible):
             if admission.introduction is not None:

@@ -16,7 +16,7 @@ from protocol.contests import PromiseGiven, Slot
 from protocol.errors import Reason, Rejected
 from protocol.limits import STATEMENT_BYTES_MAX
 from protocol.receipts import verify_receipt
-from protocol.records import Record, decode_record
+from protocol.records import Record, decode_record, has_valid_signatures
 from protocol.rules import Circumstances
 from protocol.statements import (
     Proof,
@@ -72,11 +72,15 @@ class Unlocking:
 
         Raises: InvalidInput; Rejected; Busy.
         """
+        await trio.lowlevel.checkpoint()
+        return self.submit_request_at_once(encoded)
+
+    def submit_request_at_once(self, encoded: bytes) -> Slot:
+        """`submit_request`, without an event loop."""
         request = decode_unlock_request(encoded)
         contest = self._replica.contests.get(request.slot)
         if contest is None or request not in contest.requests.values():
             self._add(Wish(request, None))
-        await trio.lowlevel.checkpoint()
         return request.slot
 
     async def submit_proposal(self, encoded: bytes, record_bytes: bytes) -> bytes:
@@ -84,13 +88,17 @@ class Unlocking:
 
         Raises: InvalidInput; Rejected; Busy.
         """
+        await trio.lowlevel.checkpoint()
+        return self.submit_proposal_at_once(encoded, record_bytes)
+
+    def submit_proposal_at_once(self, encoded: bytes, record_bytes: bytes) -> bytes:
+        """`submit_proposal`, without an event loop."""
         proposal = decode_slot_proposal(encoded)
         record = decode_record(self._replica.federation, record_bytes)
         contest = self._replica.contests.get(proposal.slot)
         is_known = contest is not None and proposal in contest.proposals.values()
         if not is_known and not self._replica.is_final(record.id):
             self._add(Wish(proposal, record))
-        await trio.lowlevel.checkpoint()
         return record.id
 
     async def submit_receipt(self, encoded: bytes) -> bytes:
@@ -170,6 +178,10 @@ class Unlocking:
             except Rejected:
                 continue
             statements.append(Unlock(encoded) if isinstance(wish.signed, UnlockRequest) else Proposal(encoded))
-            if wish.record is not None and self._replica.locate(wish.record.id) is None:
+            if wish.record is not None and not self._is_introduced(wish.record):
                 records[wish.record.id] = wish.record
         return statements, list(records.values())
+
+    def _is_introduced(self, record: Record) -> bool:
+        """True when the record stands in a batch with signatures that hold, or need not: a certificate is enough."""
+        return any(map(has_valid_signatures, self._replica.get_spellings(record.id)))

@@ -27,6 +27,7 @@ from protocol.codec import binary, binary_up_to, decode, encode, items, list_of,
 from protocol.equivocation import get_charter
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES
+from protocol.introductions import Introduction
 from protocol.ledger import read_amendment
 from protocol.limits import (
     MEMBERS_MAX,
@@ -39,7 +40,7 @@ from protocol.limits import (
 )
 from protocol.merkle import compute_levels, compute_path, compute_root_from_path
 from protocol.records import Kind, Record, charter_scope, decode_record
-from protocol.replica import Introduction, Replica
+from protocol.replica import Replica
 from protocol.signatures import SIGNATURE_BYTES
 from protocol.statements import Commit, CommitBatch, Proof, Statement, Vote, VoteBatch, decode_statement
 

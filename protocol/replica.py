@@ -7,7 +7,7 @@ replicas that hold the same batches have the same state, byte for byte: a CRDT (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from protocol.attempts import Claim, Round
@@ -18,6 +18,7 @@ from protocol.contests import Contest, Place, PromiseGiven, Slot
 from protocol.equivocation import ForkEvidence, build_fork_evidence
 from protocol.finality import CommitStatement, Tally, full_mask, iterate_positions
 from protocol.identifiers import Tag
+from protocol.introductions import Ballot, Introduction
 from protocol.ledger import Ledger
 from protocol.merkle import compute_set_root
 from protocol.records import Record, decode_record
@@ -41,52 +42,8 @@ from protocol.statements import (
 LogName = tuple[int, int]
 """(member, charter version): each member starts a new log with each version, under a vote key of its own (spec 9.7)."""
 
-Ballot = tuple[Round, bytes, int]
-"""Votes that add up: the round, batch and position of the owner's proposal; none and 0 at attempt 0."""
-
 FetchBatch = Callable[[bytes], Batch | None]
 """Reads an admitted batch from the store by its id; None when it lies before the snapshot and is not here."""
-
-
-class Introduction:
-    """The records that one batch brought into the ledger, and what members said of them."""
-
-    __slots__ = ("aliases", "batch", "commit_statements", "commits", "final", "ids", "records", "repeats", "votes")
-
-    def __init__(self, batch: bytes, records: Sequence[Record]) -> None:
-        self.batch = batch
-        self.ids = tuple([record.id for record in records])
-        self.records: dict[int, Record] = dict(enumerate(records))
-        """Position -> record, until it is final."""
-        self.votes: dict[Ballot, Tally] = {}
-        self.commits: dict[Round, Tally] = {}
-        self.commit_statements: list[CommitStatement] = []
-        self.final = 0
-        """Positions that are final."""
-        self.aliases: dict[int, tuple[Introduction, int]] = {}
-        """Positions whose record another batch introduced here before: all weight is counted there."""
-        self.repeats: dict[int, Record] = {}
-        """Of these, the records as this batch spells them, until they are decided: signatures are no part of an id."""
-
-    @property
-    def open_records(self) -> dict[int, Record]:
-        """Position -> record as this batch spells it, of those whose slots are open."""
-        return self.records | self.repeats
-
-    def compute_facts(self) -> list[tuple[object, ...]]:
-        """Where open records stand, and what members said of those that are counted here."""
-        count = len(self.ids)
-        facts: list[tuple[object, ...]] = [
-            ("open", self.batch, position, count, record.encoded) for position, record in self.open_records.items()
-        ]
-        for position, record in self.records.items():
-            for (vote_round, *proposal), tally in self.votes.items():
-                if members := tally.list_members(position):
-                    facts.append(("votes", record.id, *vote_round, *proposal, members))
-            for commit_round, tally in self.commits.items():
-                if members := tally.list_members(position):
-                    facts.append(("commits", record.id, *commit_round, members))
-        return facts
 
 
 def get_log_name(header: Header) -> LogName:
@@ -229,6 +186,14 @@ class Replica:
     def get_claims(self, slot: Slot) -> list[Record]:
         """The records that claim an open slot, in the order in which they came here."""
         return [introduction.records[position] for introduction, position in self.get_claim_places(slot)]
+
+    def get_spellings(self, record_id: bytes) -> list[Record]:
+        """An open record as it came first and, where a later batch spells its signatures in another way that holds,
+        as it stands there: who introduced it first may have broken them, and one spelling suffices (spec 4.5)."""
+        spelled = (
+            introduction.open_records.get(position) for introduction, position in self.get_introductions(record_id)
+        )
+        return [record for record in spelled if record is not None]
 
     def get_request(self, place: Place) -> UnlockRequest | None:
         """The unlock request that stands at this place, while its slot is open."""

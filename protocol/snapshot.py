@@ -34,6 +34,7 @@ from protocol.contests import Contest, PromiseGiven
 from protocol.errors import InvalidInput
 from protocol.finality import Tally, full_mask
 from protocol.identifiers import ID_BYTES
+from protocol.introductions import Introduction
 from protocol.ledger import (
     LOTS_PER_FACT,
     EnrolmentState,
@@ -56,7 +57,7 @@ from protocol.limits import (
     SIGNERS_MAX,
 )
 from protocol.records import SCOPE_BYTES, Draw, Lot, Program, Terms, decode_record
-from protocol.replica import Introduction, LogEntry, Replica
+from protocol.replica import LogEntry, Replica
 from protocol.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
 from protocol.statements import Adopt, decode_slot_proposal, decode_unlock_request
 

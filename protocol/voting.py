@@ -41,10 +41,11 @@ from protocol.attempts import (
 from protocol.contests import Place, Slot
 from protocol.errors import Reason, Rejected
 from protocol.finality import full_mask, iterate_positions
+from protocol.introductions import Introduction
 from protocol.limits import STATEMENTS_PER_BATCH_MAX
 from protocol.proposals import check_support
 from protocol.records import Record, has_valid_signatures
-from protocol.replica import Admission, Introduction, Replica
+from protocol.replica import Admission, Replica
 from protocol.rules import Circumstances, check_record
 from protocol.statements import (
     Adopt,
@@ -354,7 +355,7 @@ class Voter:
         if not is_signed_by_writer(self.replica.federation, proposal):
             raise Rejected(Reason.SIGNATURE_INVALID, "the proposal is not signed by its writer")
         if forced is None:
-            if not has_valid_signatures(record):
+            if not any(map(has_valid_signatures, (record, *self.replica.get_spellings(record.id)))):
                 raise Rejected(Reason.SIGNATURE_INVALID, "the record is not signed by its writer")
             check_record(record, self.replica.ledger, circumstances)
         elif forced != record.id:

@@ -146,7 +146,7 @@ class LocalMember(Gathering):
         own = self.replica.get_log((self.number, charter.version))
         after = self.batches[own[len(own) - 1][0]] if own else None
         seen = [self.batches[batch_id] for batch_id in sorted(self._unseen)]
-        brought = [record for _, record in wishes if record is not None and not self.replica.locate(record.id)]
+        brought = [record for _, record in wishes if record is not None and not self._is_introduced(record)]
         own_votes: list[Statement] = []
         if records:
             own_votes = [VoteBatch(b"", full_mask(len(brought)) << len(records))]
@@ -160,6 +160,10 @@ class LocalMember(Gathering):
         )
         self._admit(batch)
         return batch
+
+    def _is_introduced(self, record: Record) -> bool:
+        """True when the record came with signatures that hold."""
+        return any(map(has_valid_signatures, self.replica.get_spellings(record.id)))
 
     def replay(self, batches: Iterable[Batch]) -> None:
         """Take in stored batches, as at a start: nothing is judged."""

@@ -134,16 +134,15 @@ class Synchronizer:
         for note_heads in self.on_heads:
             note_heads(peer_id, theirs)
         total = 0
-        has_more = 1
-        while has_more:
+        asked: tuple[LogLocator, ...] = ()
+        while True:
             async with self._take_turn():
                 locators = compute_locators(self._replica, theirs, self._list_ignored_logs())
-                if not locators:
-                    break
+                if not locators or locators == asked:
+                    break  # nothing is missing, or the piece before brought us no further
+                asked = locators
                 piece = decode_piece(await self._ask(peer_id, encode_pull(locators)))
-                admitted = await self._ingest(piece.batches, peer_id)
-            total += admitted
-            has_more = piece.has_more and admitted
+                total += await self._ingest(piece.batches, peer_id)
         self._answered.add(peer_id)
         for callback in self.on_answer:
             callback(peer_id)

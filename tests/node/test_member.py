@@ -182,6 +182,16 @@ async def test_a_member_that_is_shown_a_batch_of_its_own_that_it_lacks_signs_not
     assert restored.say_next() is None
 
 
+async def test_a_member_falls_silent_also_when_the_past_of_its_own_batch_is_not_here(cast, members):
+    backup = Store.restore(members[1].store.serialize(), cast.federation)
+    await make_final(members, [cast.make_payments()[0]])
+    restored = cast.open_member(2, backup)
+    await restored.restore()
+    *_, (own,) = members[0].replica.get_log((2, 0)).values()
+    assert await restored.ingest([members[0].store.get_batch(own)], "peer") == 0
+    assert restored.signing.is_silenced
+
+
 async def test_malformed_and_unsigned_batches_count_against_their_sender_and_change_nothing(cast, members):
     faults: list[str] = []
     members[0].on_fault.append(faults.append)

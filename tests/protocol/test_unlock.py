@@ -11,7 +11,7 @@ from protocol.attempts import Claim, Round
 from protocol.batches import Batch
 from protocol.contests import Slot
 from protocol.errors import Reason, Rejected
-from protocol.records import Record
+from protocol.records import Record, decode_record
 from protocol.rules import Circumstances
 from protocol.statements import (
     Commit,
@@ -215,6 +215,16 @@ def test_nobody_but_the_owner_can_ask():
 
 def make_member(number: int = 1) -> LocalMember:
     return make_cluster((number,)).members[number]
+
+
+def test_nobody_blocks_a_record_by_introducing_it_with_a_broken_signature():
+    cluster, record = make_cluster((1, 2, 3)), pay(10)
+    broken = decode_record(FEDERATION.id, record.encoded[:-1] + bytes([record.encoded[-1] ^ 1]))
+    assert broken.id == record.id
+    cluster.hand_out(carry(Vote(b"", 0, 0, b"", 0), broken))
+    cluster.settle_down()
+    unlock(cluster, record)
+    assert is_final_everywhere(cluster, record)
 
 
 def list_statements(batch: Batch | None, kind: type) -> list[Statement]:

@@ -1,0 +1,110 @@
+"""What people do: pay, put funds aside for a job and settle it, enrol somebody, and cheat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING
+
+from protocol.records import Draw, Hold
+from tests.simulation.errands import Errand
+from tests.simulation.unlocking import Unlocker
+from tests.strategies import make_id
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+HONEST = (0, 1)
+"""The people who sign one record for a slot, by their places in the economy."""
+
+CHEATS = (2, 3)
+
+Work = Callable[["World", Random], None]
+
+
+def pay(world: World, random: Random) -> None:
+    """An honest person pays somebody a part of what it has, if nothing of it is on its way."""
+    wallet = world.wallets[random.choice(HONEST)]
+    payee = random.choice([person for person in world.stage.people if person is not wallet.person])
+    if not wallet.is_busy and wallet.funds:
+        wallet.send(wallet.sign_payment(payee, random.randint(1, min(200, wallet.funds))))
+
+
+def buy_job(world: World, random: Random) -> None:
+    """An honest person puts funds aside; when that is final, the donor settles a part of them."""
+    wallet = world.wallets[random.choice(HONEST)]
+    economy, federation = world.stage.economy, world.stage.federation
+    if wallet.is_busy or not wallet.funds:
+        return
+    amount = random.randint(1, min(100, wallet.funds))
+    draws = [Draw(*economy.lot, amount)]
+    hold = federation.hold(wallet.person, economy.donor, economy.sponsor, draws, **wallet.place)
+    assert isinstance(hold.body, Hold)
+    due = random.randint(0, amount)
+
+    def settle() -> None:
+        record = federation.settle(economy.donor, hold, due)
+        Errand(world, world.names.note(record, f"the donor settles {due} of {amount}"), lambda: None)
+
+    wallet.send(world.names.note(hold, f"{wallet.person.name} puts {amount} aside"), settle)
+
+
+def pay_on_two_machines(world: World, random: Random) -> None:
+    """An honest person's two machines sign different payments for one slot; each then frees the slot if it must."""
+    wallet = world.wallets[random.choice(HONEST)]
+    payees = [person for person in world.stage.people if person is not wallet.person]
+    if wallet.is_busy or wallet.funds < 10:
+        return
+    world.counts["slots of two machines"] += 1
+    signed = [wallet.sign_payment(payee, random.randint(1, wallet.funds)) for payee in random.sample(payees, 2)]
+    for record in signed:
+        wallet.send(record, is_honest=False)
+    Unlocker(world, wallet, signed, random.getrandbits(32))
+    if random.random() < 0.5:
+        Unlocker(world, wallet, signed[::-1], random.getrandbits(32))
+
+
+def pay_twice(world: World, random: Random) -> None:
+    """Somebody signs two payments of all it has, for one slot, and hands each to other members."""
+    wallet = world.wallets[random.choice(CHEATS)]
+    payees = [person for person in world.stage.people if person is not wallet.person]
+    if not wallet.funds or wallet.is_busy:
+        return
+    signed = [wallet.sign_payment(payee, wallet.funds, "all") for payee in payees[: random.choice((2, 2, 3))]]
+    for record in signed:
+        wallet.send(record, is_honest=False)
+        world.counts["double payments"] += 1
+    for _ in range(random.choice((0, 1, 2))):
+        Unlocker(world, wallet, random.sample(signed, len(signed)), random.getrandbits(32), is_honest=False)
+
+
+def overdraw(world: World, random: Random) -> None:
+    """Somebody pays more than it has."""
+    wallet = world.wallets[random.choice(CHEATS)]
+    if not wallet.is_busy:
+        record = wallet.sign_payment(world.stage.people[random.choice(HONEST)], wallet.funds + random.randint(1, 50))
+        world.counts["overdrafts"] += 1
+        for number in random.sample(list(world.machines), 2):
+            world.machines[number].take_record(record.encoded)
+
+
+def fight_over_person(world: World, random: Random) -> None:
+    """Two members enrol two people under one tag, at the same moment."""
+    federation = world.stage.federation
+    tag = make_id(f"tag {random.getrandbits(32)}")
+    world.counts["fights of writers"] += 1
+    for number in random.sample(federation.numbers, 2):
+        person = world.stage.people[random.randrange(len(world.stage.people))]
+        record = world.names.note(federation.enrol(number, person, tag), f"member {number} enrols {person.name}")
+        Errand(world, record, lambda: None, is_honest=False)
+
+
+WORKS: dict[str, tuple[Work, int]] = {
+    "pay": (pay, 6),
+    "buy_job": (buy_job, 2),
+    "pay_on_two_machines": (pay_on_two_machines, 4),
+    "pay_twice": (pay_twice, 5),
+    "overdraw": (overdraw, 1),
+    "fight_over_person": (fight_over_person, 1),
+}
+"""Name -> what is done, and how often a plan chooses it."""
