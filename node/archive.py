@@ -15,7 +15,7 @@ from protocol.batches import Batch, decode_batch
 from protocol.detection import Evidence, find_evidence
 from protocol.errors import InvalidInput
 from protocol.evidence import verify_evidence
-from protocol.receipts import ProvableBatch, build_receipt, decode_receipt_record
+from protocol.receipts import ProvableBatch, build_receipt, read_receipt_record
 from protocol.records import Record
 from protocol.replica import Replica
 
@@ -63,7 +63,7 @@ class Archive:
         located = self._replica.locate(record_id)
         if located is None:
             receipt = self._store.get_receipt(record_id)
-            return decode_receipt_record(self._replica.federation, receipt) if receipt is not None else None
+            return read_receipt_record(self._replica.federation, receipt) if receipt is not None else None
         introduction, position = located
         if (record := introduction.open_records.get(position)) is not None:
             return record

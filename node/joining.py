@@ -17,7 +17,7 @@ from node.storage.store import Store
 from protocol.charter import Charter, Charters
 from protocol.checkpoints import CHECKPOINT_PROOF_BYTES_MAX
 from protocol.errors import InvalidInput
-from protocol.receipts import decode_receipt_record
+from protocol.receipts import read_receipt_record
 
 SNAPSHOT_BYTES_MAX = 4 * 1024**3
 
@@ -60,4 +60,4 @@ def begin_with_checkpoint(
 
 def name_amendments(genesis: Charter, receipts: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
     """(record, receipt) of amendments."""
-    return [(decode_receipt_record(genesis.federation, receipt).id, receipt) for receipt in receipts]
+    return [(read_receipt_record(genesis.federation, receipt).id, receipt) for receipt in receipts]

@@ -220,7 +220,7 @@ def _verify_commit(
     return spoken.header.member, Round(spoken.header.charter_version, attempt)
 
 
-def decode_receipt_record(federation: bytes, encoded: bytes) -> Record:
+def read_receipt_record(federation: bytes, encoded: bytes) -> Record:
     """The record that a receipt is about; what it proves is asked of `verify_receipt`. Raises: InvalidInput."""
     return decode_record(federation, decode(_RECEIPT, encoded, RECEIPT_BYTES_MAX)[1])
 

@@ -26,6 +26,7 @@ from protocol.statements import (
     encode_signed,
     encode_statement,
 )
+from protocol.vote_cards import VoteCard
 from tests.local_members import Gathering, build_gathered_receipt, make_prefix
 from tests.strategies import (
     make_economy,
@@ -199,6 +200,11 @@ def _make_envelopes() -> list[bytes]:
 # -- synchronising ----------------------------------------------------------------------------------------------------
 
 
+def _make_vote_card() -> bytes:
+    card = VoteCard(1, 1, SENDER_KEY, "/dns/node.example/tcp/4001", bytes(64))
+    return card.sign(FEDERATION.id, FEDERATION.member_keys[1]).encode()
+
+
 def _make_sync_requests(replica: Replica) -> list[bytes]:
     heads = messages.get_heads(replica)
     locators = [messages.LogLocator(place.member, place.version, ((place.index, place.batch),)) for place in heads]
@@ -238,6 +244,7 @@ def make_seeds() -> dict[str, Sequence[bytes]]:
         "script": [conversation.Script("pip list", "python run.py", (("A", "1"), ("B", ""))).encode()],
         "sync_request": _make_sync_requests(replica),
         "frontier": [messages.encode_frontier(()), messages.encode_frontier(messages.get_heads(replica))],
+        "vote_card": [_make_vote_card()],
         "wanted": [messages.encode_wanted([batch.id for batch in batches])],
         "fact": replica.compute_facts()[::7],
         "piece": [messages.encode_piece(messages.Piece(1, encoded)), messages.encode_piece(messages.Piece(0, ()))],
