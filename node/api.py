@@ -252,6 +252,14 @@ class Job(msgspec.Struct):
     quote: str
     receipt: str | None
     """Hex id of the job's receipt that the settle names."""
+    ended_by: str | None = None
+    """The settle or reclaim that ended the hold."""
+    grace_seconds: int = 0
+    """How long the payee may still settle once the payer asked for the credits back."""
+    reclaim_request: str | None = None
+    """The record by which the payer asked."""
+    reclaim_seconds_left: int | None = None
+    """Running seconds of this node until it votes for the payer's reclaim; None unless the payer asked."""
 
 
 class ProgramDraft(msgspec.Struct):

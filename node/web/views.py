@@ -29,7 +29,7 @@ JOBS_MAX = 500
 
 _ACCOUNT_FIELDS = frozenset({"account", "payee", "donor"})
 _PROGRAM_FIELDS = frozenset({"program", "gift_program"})
-_RECORD_FIELDS = frozenset({"enrolment", "sponsor"})
+_RECORD_FIELDS = frozenset({"enrolment", "sponsor", "hold", "request"})
 
 
 def name_account(account: bytes) -> str:
@@ -340,6 +340,7 @@ class LedgerViews:
 
     def _build_job(self, hold: bytes, state: HoldState) -> api.Job:
         receipts = list(self._find_job_receipt(hold))
+        end = self._ledger.heads.get(hold_scope(hold))
         return api.Job(
             hold=name_record(hold),
             payer=name_account(state.payer),
@@ -351,6 +352,10 @@ class LedgerViews:
             state=_HOLD_STATES[state.phase],
             quote=state.terms.quote.hex(),
             receipt=receipts[0].hex() if receipts else None,
+            ended_by=name_record(end.record) if end else None,
+            grace_seconds=state.terms.grace_seconds,
+            reclaim_request=name_record(state.request) if state.request else None,
+            reclaim_seconds_left=self._member.running_clock.compute_seconds_left(state.request),
         )
 
     def _find_job_receipt(self, hold: bytes) -> Iterator[bytes]:
