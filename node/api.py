@@ -124,6 +124,8 @@ class Account(msgspec.Struct):
     lots: list[Lot]
     enrolments: list[Enrolment]
     sponsorships: list[Sponsorship]
+    key: bytes | None = None
+    """The key in force; none while it is the first one, whose hash is the account."""
     pending: list[str] = []
     """Records that claim a slot of this account from `next_sequence` on and are not final, as the node knows."""
 

@@ -13,6 +13,7 @@ import click
 
 from node.errors import Refused, Unreachable, UserError
 from node.terminal import confirm, dry_run_option, emit, explain_interruption, home_option, json_option, yes_option
+from node.wallet.cli_rotate import rotate
 from node.wallet.cli_unlock import EXIT_NOT_YET, describe_document, tell_lost, unlock
 from node.wallet.options import format_date, make_passphrase, node_option, passphrase_option, wait_option
 
@@ -446,3 +447,4 @@ def _iterate_pending(described: list[dict[str, Any]]) -> Iterator[str]:
 
 
 group.add_command(unlock)
+group.add_command(rotate)

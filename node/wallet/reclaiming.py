@@ -18,7 +18,7 @@ from node.errors import Refused, Unreachable, UserError
 from node.wallet.job_ends import look_for_end, take_end
 from node.wallet.job_records import WalletJob, find_signed
 from node.wallet.journal import Entry
-from node.wallet.payments import spend
+from node.wallet.payments import check_key, spend
 from node.wallet.sending import WAIT_SECONDS, read_account, read_final_record, submit_entry
 from protocol.records import (
     NONE,
@@ -125,11 +125,11 @@ def _sign_reclaim(wallet: Wallet, key: Ed25519PrivateKey, job: WalletJob, reques
         signed = wallet.journal.slot(scope, 0)
         if signed:
             return signed[-1]
-        signer = key.public_key().public_bytes_raw()
-        epoch = read_account(wallet).epoch
-        record = sign_record(
-            wallet.federation, RecordDraft(Kind.RECLAIM, epoch, scope, 0, NONE, Reclaim(request), (signer,)), [key]
-        )
+        account = read_account(wallet)
+        check_key(wallet, account, key)
+        signers = (key.public_key().public_bytes_raw(),)
+        draft = RecordDraft(Kind.RECLAIM, account.epoch, scope, 0, NONE, Reclaim(request), signers)
+        record = sign_record(wallet.federation, draft, [key])
         purpose = f"take back the credits of job {job.job_id} ({job.name})"
         return wallet.journal.add(scope, 0, record.id, record.encoded, purpose)
 

@@ -17,10 +17,11 @@ from node.storage.store import Store, StoredRequest
 from node.web.mailboxes import Mailboxes
 from node.web.problems import NotFound
 from node.web.views import LedgerViews
-from protocol.budgets import BudgetRequest, decode_budget_request
+from protocol.budgets import decode_budget_request
 from protocol.errors import Reason, Rejected
-from protocol.identifiers import compute_account_id
 from protocol.quotes import decode_offer
+from protocol.records import account_scope
+from protocol.rules import find_turn
 
 
 class OperatorActions(Protocol):
@@ -109,10 +110,9 @@ class WebServices:
         known = self.store.get_budget_request(request_id)
         if known is None and request.epoch not in self.member.compute_open_epochs():
             raise Rejected(Reason.EPOCH_WRONG, f"the request is for epoch {request.epoch}")
-        self.store.put_budget_request(request_id, request.program, self._name_person(request), encoded)
+        if find_turn(self.member.replica.ledger, account_scope(request.account), request.person_key) is None:
+            raise Rejected(Reason.WRITER_WRONG, "the request is not signed by the account's key in force")
+        self.store.put_budget_request(request_id, request.program, request.account, encoded)
         found = self.store.get_budget_request(request_id)
         assert found is not None
         return found
-
-    def _name_person(self, request: BudgetRequest) -> bytes:
-        return compute_account_id(self.member.charter.federation, request.person_key)

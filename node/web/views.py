@@ -202,6 +202,7 @@ class LedgerViews:
             sponsorships=[
                 api.Sponsorship(name_record(record), state.member, state.until_epoch) for record, state in sponsors
             ],
+            key=ledger.get_key(account),
             pending=[
                 name_record(record.id)
                 for record in (*self._list_open_records(scope), *self._member.submissions.list_of(account))

@@ -80,9 +80,10 @@ class Institution:
         self.people += 1
         key = key or Ed25519PrivateKey.from_private_bytes(bytes([0, self.people]) * 16)
         public_key = key.public_key().public_bytes_raw()
-        request = BudgetRequest(program, 1, epoch, tag or bytes([self.people]) * 32, public_key, "Please!", b"", b"")
+        account = compute_account_id(self.charter.federation, public_key)
+        tag = tag or bytes([self.people]) * 32
+        request = BudgetRequest(program, 1, epoch, tag, account, public_key, "Please!", b"", b"")
         request = request.sign(self.charter, key)
         request_id = request.compute_id(self.charter.federation)
-        account = compute_account_id(self.charter.federation, public_key)
         self.store.put_budget_request(request_id, program, account, request.encode())
         return encode_address(Kind.RECORD, request_id), account

@@ -19,6 +19,7 @@ from node.config import NodeHome
 from node.operator.founding import FounderCard
 from protocol.budgets import BudgetRequest
 from protocol.charter import decode_founded_charter
+from protocol.identifiers import compute_account_id
 
 
 @pytest.fixture
@@ -181,8 +182,9 @@ def ask(url, program, member):
         charter = decode_founded_charter(client.get_charter().founded).charter
         key = Ed25519PrivateKey.generate()
         public_key = key.public_key().public_bytes_raw()
+        account = compute_account_id(charter.federation, public_key)
         request = BudgetRequest(
-            decode_address(Kind.PROGRAM, program), member, 1, os.urandom(32), public_key, "Hi", b"", b""
+            decode_address(Kind.PROGRAM, program), member, 1, os.urandom(32), account, public_key, "Hi", b"", b""
         )
         return client.post_budget_request(request.sign(charter, key).encode())
 

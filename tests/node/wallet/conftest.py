@@ -209,6 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
             lots,
             enrolments,
             [],
+            ledger.get_key(account),
         )
         for name, value in self.server.overrides.items():
             setattr(answer, name, value)
@@ -275,11 +276,10 @@ class _Handler(BaseHTTPRequestHandler):
         federation = self.server.federation
         body, state = federation.requests[request_id]
         request = decode_budget_request(federation.charter, body)
-        account = compute_account_id(federation.charter.federation, request.person_key)
         return api.BudgetRequest(
             request_id,
             _text(AddressKind.PROGRAM, request.program),
-            _text(AddressKind.ACCOUNT, account),
+            _text(AddressKind.ACCOUNT, request.account),
             request.text,
             state,
         )
