@@ -106,12 +106,31 @@ class Lot(msgspec.Struct):
 class Enrolment(msgspec.Struct):
     record: str
     member: int
+    until_epoch: int = 0
+    """The last epoch in which it counts, once the person has left or moved; else 0."""
 
 
 class Sponsorship(msgspec.Struct):
     record: str
     member: int
     until_epoch: int
+
+
+class Suspension(msgspec.Struct):
+    """A member has stopped an account for a while."""
+
+    account: str
+    member: int
+    member_name: str
+    until_epoch: int
+    """The last epoch of it."""
+    reason: int
+    """A code that the federation's policy explains."""
+    appeal: str
+    """To whom the owner can turn."""
+    evidence: str | None
+    """SHA-256 of what the member decided on, in hex."""
+    record: str
 
 
 class Account(msgspec.Struct):
@@ -126,6 +145,8 @@ class Account(msgspec.Struct):
     sponsorships: list[Sponsorship]
     key: bytes | None = None
     """The key in force; none while it is the first one, whose hash is the account."""
+    suspensions: list[Suspension] = []
+    """Those that last. Meanwhile the account can't pay, hold or be granted credits."""
     pending: list[str] = []
     """Records that claim a slot of this account from `next_sequence` on and are not final, as the node knows."""
 
@@ -285,6 +306,25 @@ class SponsorOrder(msgspec.Struct):
     donor: str
     epochs: int
     """How many epochs from now on."""
+
+
+class SuspendOrder(msgspec.Struct):
+    account: str
+    reason: int
+    days: int
+    """It lasts to the end of the epoch in which so many days from now have passed."""
+    evidence: bytes
+    """SHA-256 of what was decided on, or empty."""
+    appeal: str
+
+
+class ReinstateOrder(msgspec.Struct):
+    account: str
+
+
+class LeaveOrder(msgspec.Struct):
+    record: bytes
+    """The leave record, canonical bytes, signed by the person; in the member's place stand zero bytes."""
 
 
 class Signed(msgspec.Struct):

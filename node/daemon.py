@@ -27,6 +27,7 @@ from node.network.libp2p_transport import Libp2pTransport
 from node.network.peer_ids import compute_peer_id
 from node.network.sync import Synchronizer
 from node.operator.actions import OperatorActions
+from node.operator.conduct import ConductActions
 from node.operator.outbox import Outbox
 from node.storage.blobs import BlobStore
 from node.storage.store import Store
@@ -99,7 +100,12 @@ class _Daemon:
         )
         self._blobs = BlobStore(home.blobs)
         self._services = WebServices(
-            self._member, self._store, self._blobs, self._actions, describe_network=self._describe_network
+            self._member,
+            self._store,
+            self._blobs,
+            self._actions,
+            describe_network=self._describe_network,
+            conduct=ConductActions(self._actions),
         )
         self._member.on_spoken.append(self._gossip.tell_batch)
         self._member.on_missing_past.append(self._synchronizer.request_sync)

@@ -17,12 +17,14 @@ from node import api
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
 from node.errors import UserError
+from node.keystore import Key
 from node.member import LedgerMember
 from node.operator.grants import GrantPlan, plan_grant
 from node.operator.outbox import Outbox
 from node.storage.store import StoredRequest
 from node.submissions import Busy
 from protocol.budgets import BudgetRequest, decode_budget_request
+from protocol.charter import Charter
 from protocol.credits import AMOUNT_MAX, format_credits
 from protocol.errors import WAITING_REASONS, Reason, Rejected
 from protocol.limits import (
@@ -35,7 +37,7 @@ from protocol.limits import (
 )
 from protocol.records import Body, Grant, Kind, Program, Record, RecordDraft, Sponsor, account_scope
 from protocol.rules import check_record
-from protocol.signatures import SIGNATURE_BYTES, Signer
+from protocol.signatures import SIGNATURE_BYTES
 
 log = logging.getLogger("allmende.operator")
 
@@ -57,18 +59,22 @@ class OperatorActions:
     """
 
     def __init__(
-        self, member: LedgerMember, member_key: Signer, outbox: Outbox, final_seconds: float = FINAL_SECONDS
+        self, member: LedgerMember, member_key: Key, outbox: Outbox, final_seconds: float = FINAL_SECONDS
     ) -> None:
         """`member_key` is the private key of the charter's member key; `final_seconds` bounds the wait for a quorum."""
         self.member = member
         self.outbox = outbox
-        self._charter = member.charter
         self._ledger = member.replica.ledger
-        self._key = member_key
+        self.key = member_key
         self._final_seconds = final_seconds
-        self._public_key = self._charter.members[member.number].member_key
+        self.public_key = member_key.public_key
         self.account = self._charter.get_member_account(member.number)
-        self._turn = trio.Lock()
+        self.turn = trio.Lock()
+
+    @property
+    def _charter(self) -> Charter:
+        """The newest version: by it records are judged."""
+        return self._ledger.charter
 
     # -- sending again ------------------------------------------------------------------------------------------
 
@@ -82,11 +88,11 @@ class OperatorActions:
         """Send everything that is on its way once more, the very same bytes, and forget what has become final."""
         for record in self.outbox.get_pending():
             try:
-                await self._settle(record, 0)
+                await self.settle(record, 0)
             except (Rejected, UserError) as error:
                 log.warning("%s of ours is not taken: %s", _describe(record), error)
 
-    async def _settle(self, record: Record, timeout_seconds: float | None = None) -> api.Submitted:
+    async def settle(self, record: Record, timeout_seconds: float | None = None) -> api.Submitted:
         """Hand in a record that lies in the outbox and wait for a quorum; the answer says how far it came.
 
         A record that is refused for good before anybody but us has seen it leaves the outbox: its slot is free.
@@ -104,7 +110,7 @@ class OperatorActions:
                 raise
         except Busy:
             log.info("this node is busy; %s of ours is sent again later", _describe(record))
-        submitted = self._describe_state(record.id)
+        submitted = self.describe_state(record.id)
         if submitted.state in ("final", "applied"):
             self._mark_approved(record)
             self.outbox.remove(record)
@@ -117,14 +123,16 @@ class OperatorActions:
                 Reason.SLOT_TAKEN, "another record became final in its slot: is the member key used elsewhere?"
             )
 
-    def _describe_state(self, record_id: bytes) -> api.Submitted:
+    def describe_state(self, record_id: bytes) -> api.Submitted:
+        """How far a record has come."""
         state = self.member.get_state(record_id) or "waiting"
         receipt = self.member.build_receipt(record_id)
         return api.Submitted(encode_address(AddressKind.RECORD, record_id), state, receipt)
 
     # -- signing ------------------------------------------------------------------------------------------------
 
-    def _compute_epoch(self) -> int:
+    def compute_epoch(self) -> int:
+        """The epoch that runs. Raises: UserError after the last one."""
         epoch = self.member.compute_open_epochs()[-1]
         if epoch > EPOCHS_MAX:
             raise UserError(f"the charter's {EPOCHS_MAX} epochs are over: found a federation anew")
@@ -137,27 +145,36 @@ class OperatorActions:
         sequence, prev = (head.sequence + 1, head.record) if head else (0, b"")
         drafts = []
         for body in bodies:
-            drafts.append(RecordDraft(kind, epoch, scope, sequence, prev, body, (self._public_key,)))
+            drafts.append(RecordDraft(kind, epoch, scope, sequence, prev, body, (self.public_key,)))
             sequence, prev = sequence + 1, drafts[-1].compute_id(self._charter.federation)
         return drafts
 
-    def _check(self, draft: RecordDraft) -> None:
+    def check(self, draft: RecordDraft) -> None:
         """Raises: Rejected when no correct member would vote for it, which is known before anything is signed."""
         unsigned = draft.assemble(self._charter.federation, [bytes(SIGNATURE_BYTES)] * len(draft.signers))
         check_record(unsigned, self._ledger, self.member.compute_circumstances())
 
-    def _check_ready(self) -> None:
+    def check_ready(self) -> None:
+        """Raises: UserError when this node signs nothing, or holds another member key than the charter's."""
         if self.member.is_silenced:
             raise UserError(
                 "this node's store is older than its own log, so it signs nothing: it was restored from a backup"
             )
+        own = self._charter.members.get(self.member.number)
+        if own is None or own.member_key != self.public_key:
+            raise UserError("the charter names another member key than member.key: put that one there and restart")
+
+    def sign(self, draft: RecordDraft) -> Record:
+        """The record that a draft of ours becomes."""
+        federation = self._charter.federation
+        return draft.assemble(federation, [self.key.sign(draft.compute_id(federation))])
 
     async def _finish_earlier(self, account: bytes) -> None:
         """Raises: UserError while an earlier record of the account is not final."""
         earlier = self.outbox.find(account_scope(account))
         if earlier is None:
             return
-        submitted = await self._settle(earlier)
+        submitted = await self.settle(earlier)
         if submitted.state != "applied":
             raise UserError(
                 f"{_describe(earlier)} ({submitted.id}) was signed before and is not final yet: see with "
@@ -166,7 +183,7 @@ class OperatorActions:
 
     async def _carry_out(self, drafts: Sequence[RecordDraft], dry_run: bool) -> list[api.Submitted]:
         """Sign and send drafts of one account one after the other; it ends early when one takes too long."""
-        self._check(drafts[0])
+        self.check(drafts[0])
         federation = self._charter.federation
         if dry_run:
             ids = [encode_address(AddressKind.RECORD, draft.compute_id(federation)) for draft in drafts]
@@ -174,10 +191,10 @@ class OperatorActions:
         answers: list[api.Submitted] = []
         deadline = trio.current_time() + ACT_SECONDS_MAX
         for draft in drafts:
-            self._check(draft)
-            record = draft.assemble(federation, [self._key.sign(draft.compute_id(federation))])
+            self.check(draft)
+            record = self.sign(draft)
             self.outbox.add(record)
-            answers.append(await self._settle(record))
+            answers.append(await self.settle(record))
             if answers[-1].state != "applied" or trio.current_time() > deadline:
                 break
         return answers
@@ -187,11 +204,11 @@ class OperatorActions:
     async def create_program(self, draft: api.ProgramDraft, *, dry_run: bool = False) -> api.Signed:
         """Declare a compute budget. Raises: UserError, also when we have a program of this name; Rejected."""
         body = _build_program(draft, self.member.number)
-        async with self._turn:
-            self._check_ready()
+        async with self.turn:
+            self.check_ready()
             earlier = self.outbox.find(account_scope(self.account))
             if earlier is not None and earlier.body == body and not dry_run:
-                return self._answer_program(body, [await self._settle(earlier)], dry_run)
+                return self._answer_program(body, [await self.settle(earlier)], dry_run)
             if any(
                 state.member == self.member.number and state.body.name == body.name
                 for state in self._ledger.programs.values()
@@ -199,13 +216,13 @@ class OperatorActions:
                 raise UserError(f"there is a program called {body.name!r} already: choose another name")
             if not dry_run:
                 await self._finish_earlier(self.account)
-            drafts = self._draft(Kind.PROGRAM, self._compute_epoch(), self.account, [body])
+            drafts = self._draft(Kind.PROGRAM, self.compute_epoch(), self.account, [body])
             return self._answer_program(body, await self._carry_out(drafts, dry_run), dry_run)
 
     def _answer_program(self, body: Program, records: list[api.Submitted], dry_run: bool) -> api.Signed:
         program = encode_address(AddressKind.PROGRAM, decode_address(AddressKind.RECORD, records[0].id))
         text = f"Program {body.name}: {program}, up to {format_credits(body.allowance)} credits a person and epoch."
-        return _answer(records, text, dry_run)
+        return answer(records, text, dry_run)
 
     def _get_own_program(self, program: bytes) -> Program:
         state = self._ledger.programs.get(program)
@@ -245,14 +262,14 @@ class OperatorActions:
         stored, request = self._find_request(request_id)
         program = self._get_own_program(stored.program)
         person = encode_address(AddressKind.ACCOUNT, stored.account)
-        async with self._turn:
-            self._check_ready()
-            enrolment = self._find_enrolments().get(stored.account)
+        async with self.turn:
+            self.check_ready()
+            enrolment = self._find_enrolments(None).get(stored.account)
             if enrolment is not None:
                 if not dry_run:
                     self.member.store.mark_approved(stored.id)
                 text = f"{person} is enrolled with us and takes part in {program.name}."
-                return _answer([self._describe_state(enrolment)], text, dry_run)
+                return answer([self.describe_state(enrolment)], text, dry_run)
             draft = request.build_enrolment(self._charter)
             record = self._find_enrolment_on_its_way(stored.account)
             if record is None:
@@ -263,10 +280,10 @@ class OperatorActions:
         if dry_run:
             submitted = api.Submitted(encode_address(AddressKind.RECORD, record.id), "waiting", None)
         else:
-            submitted = await self._settle(record)
+            submitted = await self.settle(record)
             if submitted.state == "applied":
                 self.member.store.mark_approved(stored.id)
-        return _answer([submitted], f"{person} is enrolled and takes part in {program.name}.", dry_run)
+        return answer([submitted], f"{person} is enrolled and takes part in {program.name}.", dry_run)
 
     def _find_request(self, text: str) -> tuple[StoredRequest, BudgetRequest]:
         stored = self.member.store.get_budget_request(decode_address(AddressKind.RECORD, text))
@@ -285,17 +302,22 @@ class OperatorActions:
             )
         if self._ledger.get_next_sequence(draft.scope):
             raise UserError("the tag of this request belongs to somebody who is enrolled: ask for a new request")
-        self._check(draft)
+        self.check(draft)
 
     def _complete_enrolment(self, draft: RecordDraft, request: BudgetRequest) -> Record:
         """The person signed first; our signature stands first. Ed25519 signs alike each time, so this is repeatable."""
-        own_signature = self._key.sign(draft.compute_id(self._charter.federation))
+        own_signature = self.key.sign(draft.compute_id(self._charter.federation))
         return draft.assemble(self._charter.federation, [own_signature, request.enrolment_signature])
 
-    def _find_enrolments(self) -> dict[bytes, bytes]:
-        """Account -> enrolment, of the people that we enrolled."""
-        enrolments = self._ledger.enrolments.items()
-        return {state.account: key for key, state in enrolments if state.member == self.member.number}
+    def _find_enrolments(self, epoch: int | None) -> dict[bytes, bytes]:
+        """Account -> enrolment, of the people that we enrolled: those that count in an epoch or, without one, those
+        that nobody has left."""
+        return {
+            state.account: key
+            for key, state in self._ledger.enrolments.items()
+            if state.member == self.member.number
+            and (state.counts_in(epoch) if epoch is not None else not state.until_epoch)
+        }
 
     def _find_enrolment_on_its_way(self, account: bytes) -> Record | None:
         for record in self.outbox.get_pending():
@@ -322,15 +344,20 @@ class OperatorActions:
         accounts = None if order.accounts is None else _decode_accounts(order.accounts)
         if accounts is not None and not accounts:
             raise UserError("name at least one account, or none at all for everybody whose request was approved")
-        async with self._turn:
-            self._check_ready()
-            epoch = self._compute_epoch()
+        async with self.turn:
+            self.check_ready()
+            epoch = self.compute_epoch()
             source = self._charter.get_issuance_account(self.member.number, epoch)
             if not dry_run:
                 await self._finish_earlier(source)
-            participants = self.member.store.list_participants(program_id) if accounts is None else accounts
+            enrolments = self._find_enrolments(epoch)
+            if accounts is None:
+                approved = self.member.store.list_participants(program_id)
+                participants = [account for account in approved if account in enrolments]
+            else:
+                participants = accounts
             plan = plan_grant(
-                self._ledger, source, program_id, participants, self._find_enrolments(), order.amount, accounts is None
+                self._ledger, source, program_id, participants, enrolments, order.amount, accounts is None
             )
             if not plan.outputs:
                 nobody = "everybody has this epoch's allowance already" if participants else "nobody was approved yet"
@@ -341,7 +368,7 @@ class OperatorActions:
             ]
             drafts = self._draft(Kind.GRANT, epoch, source, pieces)
             records = await self._carry_out(drafts, dry_run)
-            return _answer(records, self._describe_grant(plan, program, epoch, len(drafts) - len(records)), dry_run)
+            return answer(records, self._describe_grant(plan, program, epoch, len(drafts) - len(records)), dry_run)
 
     def _describe_grant(self, plan: GrantPlan, program: Program, epoch: int, left_out: int) -> str:
         text = (
@@ -356,9 +383,9 @@ class OperatorActions:
     async def sponsor(self, order: api.SponsorOrder, *, dry_run: bool = False) -> api.Signed:
         """Vouch for a donor for some epochs from this one on. Raises: UserError; Rejected."""
         donor = decode_address(AddressKind.ACCOUNT, order.donor)
-        async with self._turn:
-            self._check_ready()
-            epoch = self._compute_epoch()
+        async with self.turn:
+            self.check_ready()
+            epoch = self.compute_epoch()
             last = EPOCHS_MAX - epoch + 1
             if not 1 <= order.epochs <= last:
                 raise UserError(f"a donor is vouched for during 1 to {last} epochs from now on, not {order.epochs}")
@@ -366,15 +393,22 @@ class OperatorActions:
             for record_id, state in self._ledger.sponsors.items():
                 if (state.member, state.donor) == (self.member.number, donor) and state.until_epoch >= body.until_epoch:
                     text = _describe_vouching(donor, state.until_epoch)
-                    return _answer([self._describe_state(record_id)], text, dry_run)
+                    return answer([self.describe_state(record_id)], text, dry_run)
             text = _describe_vouching(donor, body.until_epoch)
-            earlier = self.outbox.find(account_scope(self.account))
-            if earlier is not None and earlier.body == body and not dry_run:
-                return _answer([await self._settle(earlier)], text, dry_run)
-            if not dry_run:
-                await self._finish_earlier(self.account)
-            drafts = self._draft(Kind.SPONSOR, epoch, self.account, [body])
-            return _answer(await self._carry_out(drafts, dry_run), text, dry_run)
+            return await self.sign_own(Kind.SPONSOR, body, text, dry_run)
+
+    async def sign_own(self, kind: Kind, body: Body, text: str, dry_run: bool) -> api.Signed:
+        """Sign a record in our own account once the one before is final; the same on its way is sent again.
+
+        The caller holds `turn`. Raises: UserError; Rejected.
+        """
+        earlier = self.outbox.find(account_scope(self.account))
+        if earlier is not None and earlier.body == body and not dry_run:
+            return answer([await self.settle(earlier)], text, dry_run)
+        if not dry_run:
+            await self._finish_earlier(self.account)
+        drafts = self._draft(kind, self.compute_epoch(), self.account, [body])
+        return answer(await self._carry_out(drafts, dry_run), text, dry_run)
 
 
 def _build_program(draft: api.ProgramDraft, member: int) -> Program:
@@ -417,7 +451,7 @@ def _describe(record: Record) -> str:
     return f"the {Kind(record.kind).name.lower()} record"
 
 
-def _answer(records: list[api.Submitted], text: str, dry_run: bool) -> api.Signed:
+def answer(records: list[api.Submitted], text: str, dry_run: bool) -> api.Signed:
     """What was done in words, or what would be."""
     if dry_run:
         text = f"Would be signed: {text}"

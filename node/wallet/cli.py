@@ -208,6 +208,7 @@ def _iterate_address(text: str, with_qr: bool) -> Iterator[str]:
 @json_option
 def balance(home: Path, node_url: str | None, as_json: bool) -> None:
     """Show your credits: of which program, and until when. Asks for no passphrase."""
+    from node.wallet.sending import list_suspensions
     from node.wallet.wallet import Wallet
 
     with Wallet.open(home, node_url) as wallet:
@@ -228,9 +229,20 @@ def balance(home: Path, node_url: str | None, as_json: bool) -> None:
                 }
                 for lot in lots
             ],
+            "suspensions": [
+                {
+                    "member": entry.member,
+                    "member_name": entry.member_name,
+                    "until_epoch": entry.until_epoch,
+                    "reason": entry.reason,
+                    "appeal": entry.appeal,
+                }
+                for entry in account.suspensions
+            ],
             "node": wallet.node_url,
         }
-        emit(document, _iterate_balance(wallet, document, account.epoch, lots), as_json)
+        lines = [*_iterate_balance(wallet, document, account.epoch, lots), *list_suspensions(account)]
+        emit(document, lines, as_json)
 
 
 def _iterate_balance(wallet: Wallet, document: dict[str, Any], epoch: int, lots: list[Any]) -> Iterator[str]:

@@ -30,7 +30,7 @@ from node.wallet.journal import Entry
 from node.wallet.lots import Lot, choose_lots, read_lots
 from node.wallet.offers import PricedOffer, make_request, price_offers, read_offers
 from node.wallet.payments import spend
-from node.wallet.sending import read_account, submit_entry
+from node.wallet.sending import check_not_suspended, read_account, submit_entry
 from protocol.conversation import (
     Message,
     Quoted,
@@ -89,6 +89,7 @@ def plan_job(wallet: Wallet, spec: JobSpec) -> JobPlan:
 
 def choose_draws(wallet: Wallet, spec: JobSpec, amount: int, account: api.Account) -> tuple[tuple[Lot, int], ...]:
     """The lots to put aside: only those whose program allows this class of job, and the named program's if any."""
+    check_not_suspended(account)
     programs = {program.id: program for program in wallet.client.get_programs()}
 
     def is_usable(lot: Lot) -> bool:

@@ -19,7 +19,16 @@ from node.addresses import decode_address, encode_address
 from node.errors import Unreachable, UserError
 from node.wallet.journal import Entry, State
 from node.wallet.lots import Lot, choose_lots, read_lots
-from node.wallet.sending import WAIT_SECONDS, Outcome, find_pending, is_open, read_account, reread, submit_entry
+from node.wallet.sending import (
+    WAIT_SECONDS,
+    Outcome,
+    check_not_suspended,
+    find_pending,
+    is_open,
+    read_account,
+    reread,
+    submit_entry,
+)
 from node.wallet.unlocking import finish_entry, list_lost
 from protocol.credits import format_credits
 from protocol.identifiers import compute_account_id
@@ -85,6 +94,7 @@ def plan_transfer(wallet: Wallet, payment: Payment, account: api.Account | None 
         raise UserError("that is this wallet's own address: there is nothing to pay")
     check_text(payment.memo, MEMO_BYTES_MAX, "memo")
     account = account or read_account(wallet)
+    check_not_suspended(account)
     programs = {program.id for program in wallet.client.get_programs() if program.is_transferable}
 
     def is_payable(lot: Lot) -> bool:
@@ -128,6 +138,8 @@ def sign_next(
             return None
         account = read_account(wallet)
         check_key(wallet, account, key)
+        if kind in (Kind.TRANSFER, Kind.HOLD):
+            check_not_suspended(account)
         body = build_body(account)
         federation = wallet.federation
         keys = (key, *cosigners)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from node import api
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
-from node.errors import Unreachable, UserError
+from node.errors import Refused, Unreachable, UserError
+from node.terminal import make_printable
 from node.wallet.journal import Entry, State
 from node.wallet.verify import verify_final
 from protocol.errors import WAITING_REASONS, InvalidInput, Reason, Rejected
@@ -166,6 +167,24 @@ def _find_final_in_slot(wallet: Wallet, sequence: int) -> Proven | None:
     return None
 
 
+# -- suspended ------------------------------------------------------------------------------------------------------
+
+
+def list_suspensions(account: api.Account) -> list[str]:
+    """Who stopped the account, until when, and to whom its owner can turn: a line for each."""
+    return [
+        f"suspended by {make_printable(entry.member_name) or f'member {entry.member}'} until the end of epoch "
+        f"{entry.until_epoch} (reason {entry.reason}); appeal: {make_printable(entry.appeal)}"
+        for entry in account.suspensions
+    ]
+
+
+def check_not_suspended(account: api.Account) -> None:
+    """Raise Refused, before anything is signed, when no member votes for what this account would pay."""
+    if account.suspensions:
+        raise Refused(f"this account is {'; '.join(list_suspensions(account))}. Nothing was signed")
+
+
 # -- sending --------------------------------------------------------------------------------------------------------
 
 
@@ -231,6 +250,8 @@ def _handle_refusal(wallet: Wallet, entry: Entry, rejection: Rejected) -> Outcom
             settle_slot(wallet, entry.sequence)
     reason = rejection.reason.name.lower().replace("_", " ")
     refusal = f"{reason}: {rejection.detail}" if rejection.detail else reason
+    if rejection.reason is Reason.SUSPENDED:
+        refusal = "; ".join([refusal, *list_suspensions(wallet.client.get_account(wallet.address))])
     is_contested, is_waiting = rejection.reason is Reason.SLOT_CONTESTED, rejection.reason in WAITING_REASONS
     return Outcome(reread(wallet, entry), None, refusal, is_contested, is_waiting)
 

@@ -13,7 +13,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from node import api
 from node.errors import UserError
 from node.web.routes import Services
-from node.web.services import OperatorActions, WebServices
+from node.web.services import ConductActions, OperatorActions, WebServices
 
 DryRun = Annotated[bool, QueryParameter(description="Say what would be done, and do nothing.")]
 
@@ -22,6 +22,12 @@ def _get_operator(services: WebServices) -> OperatorActions:
     if services.operator is None:
         raise UserError("this node holds no member key: sign on the machine that has it")
     return services.operator
+
+
+def _get_conduct(services: WebServices) -> ConductActions:
+    if services.conduct is None:
+        raise UserError("this node holds no member key: sign on the machine that has it")
+    return services.conduct
 
 
 @post("/operator/programs", tags=["operator"], status_code=200)
@@ -54,4 +60,31 @@ async def sponsor(services: Services, data: JSONBody[api.SponsorOrder], dry_run:
     return await _get_operator(services).sponsor(data, dry_run=dry_run)
 
 
-OPERATOR_ROUTES = (create_program, list_budget_requests, approve_budget_request, grant, sponsor)
+@post("/operator/suspensions", tags=["operator"], status_code=200)
+async def suspend(services: Services, data: JSONBody[api.SuspendOrder], dry_run: DryRun = False) -> api.Signed:
+    """Stop an account for a while."""
+    return await _get_conduct(services).suspend(data, dry_run=dry_run)
+
+
+@post("/operator/reinstatements", tags=["operator"], status_code=200)
+async def reinstate(services: Services, data: JSONBody[api.ReinstateOrder], dry_run: DryRun = False) -> api.Signed:
+    """End a suspension before its time."""
+    return await _get_conduct(services).reinstate(data, dry_run=dry_run)
+
+
+@post("/operator/leaves", tags=["operator"], status_code=200)
+async def complete_leave(services: Services, data: JSONBody[api.LeaveOrder], dry_run: DryRun = False) -> api.Signed:
+    """Let a person go who signed for it."""
+    return await _get_conduct(services).complete_leave(data.record, dry_run=dry_run)
+
+
+OPERATOR_ROUTES = (
+    create_program,
+    list_budget_requests,
+    approve_budget_request,
+    grant,
+    sponsor,
+    suspend,
+    reinstate,
+    complete_leave,
+)

@@ -184,6 +184,12 @@ async def submit_proposal(services: Services, request: AnyRequest, wait: Wait = 
     return _describe_submission(services, record_id)
 
 
+@get("/suspensions", tags=["ledger"])
+async def get_suspensions(services: Services) -> list[api.Suspension]:
+    """Accounts that a member has stopped for a while, why, and to whom their owners can turn."""
+    return services.views.list_suspensions()
+
+
 @get("/programs", tags=["budgets"])
 async def get_programs(services: Services) -> list[api.Program]:
     """All compute budgets of the federation."""
@@ -346,6 +352,7 @@ PUBLIC_ROUTES = (
     submit_record,
     post_unlock,
     submit_proposal,
+    get_suspensions,
     get_programs,
     post_budget_request,
     get_budget_request,

@@ -34,6 +34,14 @@ class OperatorActions(Protocol):
     async def sponsor(self, order: api.SponsorOrder, *, dry_run: bool = False) -> api.Signed: ...
 
 
+class ConductActions(Protocol):
+    """What an institution does about the accounts that it vouches for, as `node.operator.conduct` has it."""
+
+    async def suspend(self, order: api.SuspendOrder, *, dry_run: bool = False) -> api.Signed: ...
+    async def reinstate(self, order: api.ReinstateOrder, *, dry_run: bool = False) -> api.Signed: ...
+    async def complete_leave(self, encoded: bytes, *, dry_run: bool = False) -> api.Signed: ...
+
+
 def read_version() -> str:
     """The version of this program."""
     try:
@@ -63,6 +71,7 @@ class WebServices:
     closing: trio.Event = field(default_factory=trio.Event)
     """Set when the node stops; long polls end then."""
     version: str = field(default_factory=read_version)
+    conduct: ConductActions | None = None
 
     def __post_init__(self) -> None:
         """Make what stands on the parts."""

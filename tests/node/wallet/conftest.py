@@ -196,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
             for lot, amount in balances.items()
         ]
         enrolments = [
-            api.Enrolment(_text(AddressKind.RECORD, record_id), state.member)
+            api.Enrolment(_text(AddressKind.RECORD, record_id), state.member, state.until_epoch)
             for record_id, state in ledger.enrolments.items()
             if state.account == account
         ]
@@ -210,6 +210,12 @@ class _Handler(BaseHTTPRequestHandler):
             enrolments,
             [],
             ledger.get_key(account),
+            [
+                api.Suspension(
+                    _text(AddressKind.ACCOUNT, account), 1, "Hochschule", until_epoch, 3, "board@x.org", None, ""
+                )
+                for until_epoch in ledger.suspensions.get(account, {}).values()
+            ],
         )
         for name, value in self.server.overrides.items():
             setattr(answer, name, value)

@@ -7,7 +7,9 @@ import pytest
 from node import api
 from node.addresses import Kind, decode_address, encode_address
 from node.errors import UserError
+from node.keystore import Key
 from node.operator.actions import OperatorActions
+from node.operator.conduct import ConductActions
 from node.operator.outbox import Outbox
 
 DRAFT = api.ProgramDraft("Students", "for courses", 10**6, 1, True, ["train"])
@@ -17,7 +19,8 @@ DRAFT = api.ProgramDraft("Students", "for courses", 10**6, 1, True, ["train"])
 async def node(start, federation, tmp_path):
     async with start() as running:
         outbox = Outbox(tmp_path / "outbox", federation.id)
-        running.services.operator = OperatorActions(running.member, federation.member_key, outbox)
+        running.services.operator = OperatorActions(running.member, Key(bytes([1]) * 32, "member"), outbox)
+        running.services.conduct = ConductActions(running.services.operator)
         yield running
 
 
@@ -71,3 +74,17 @@ async def test_a_node_without_a_member_key_says_so(start):
     async with start() as node:
         with pytest.raises(UserError, match="no member key"):
             await node.call("create_program", DRAFT, place=node.socket)
+
+
+async def test_an_institution_suspends_and_reinstates_and_everybody_can_read_it(node, federation):
+    await node.make_final(federation.program, federation.enrolment)
+    person = encode_address(Kind.ACCOUNT, federation.person)
+    order = api.SuspendOrder(person, 3, 14, b"", "board@a.org")
+    await node.call("suspend", order, place=node.socket)
+    (entry,) = await node.call("get_suspensions")
+    assert (entry.account, entry.appeal, entry.member_name) == (person, "board@a.org", "University")
+    assert (await node.call("get_account", person)).suspensions == [entry]
+    with pytest.raises(UserError):
+        await node.call("suspend", order)
+    await node.call("reinstate", api.ReinstateOrder(person), place=node.socket)
+    assert await node.call("get_suspensions") == []
