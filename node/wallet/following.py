@@ -70,8 +70,8 @@ class Follower:
         """Take what there is; with `is_waiting` until the job is settled. Raises: Unreachable."""
         while not self._job.is_over:
             count = self._line.hear(self._handle, POLL_SECONDS if is_waiting else 0)
-            if not count and self._job.has_ended and not self._job.is_over:
-                look_for_end(self._wallet, self._job)  # the donor may not say that it has settled
+            if not count:
+                look_for_end(self._wallet, self._job)  # the donor may be gone, or not say that it has settled
             if not count and not is_waiting:
                 return
 

@@ -37,7 +37,7 @@ def take_end(wallet: Wallet, job: WalletJob, receipt: bytes) -> None:
 
 def look_for_end(wallet: Wallet, job: WalletJob) -> bool:
     """Ask the node what ended the hold; True when the job is over, with proof. Raises: Unreachable."""
-    if not job.is_over:
+    if job.hold and not job.is_over:
         answer = wallet.client.get_job(encode_address(AddressKind.RECORD, job.hold))
         name = answer.ended_by if answer is not None else None
         proven = read_final_record(wallet, decode_address(AddressKind.RECORD, name)) if name else None

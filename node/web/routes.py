@@ -232,9 +232,15 @@ def _describe_request(stored: StoredRequest) -> api.BudgetRequest:
 
 @get("/offers", tags=["jobs"])
 async def get_offers(services: Services) -> list[api.Offer]:
-    """Machines that donors offer now. Each is signed; the reader checks it."""
-    offers = services.store.list_offers(int(services.clock()))
-    return [api.Offer(name_account(donor), encoded, expires) for donor, encoded, expires in offers]
+    """Machines that donors offer now, but not those of suspended donors: no member votes for a hold in their favour.
+
+    Each is signed; the reader checks it."""
+    ledger, epoch = services.member.replica.ledger, services.views.epoch
+    return [
+        api.Offer(name_account(donor), encoded, expires)
+        for donor, encoded, expires in services.store.list_offers(int(services.clock()))
+        if not ledger.is_suspended(donor, epoch)
+    ]
 
 
 @put(

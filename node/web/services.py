@@ -81,8 +81,8 @@ class WebServices:
     def accept_offer(self, encoded: bytes) -> bool:
         """Keep a donor's offer, from the donor or from another node; True when it is news.
 
-        Raises: InvalidInput; Rejected when it has ended, ends too late, or no member vouches for the donor now;
-        StoreFull.
+        Raises: InvalidInput; Rejected when it has ended, ends too late, no member vouches for the donor now, or one
+        has suspended it; StoreFull.
         """
         charter, now = self.member.charter, int(self.clock())
         offer = decode_offer(charter, encoded)
@@ -96,6 +96,8 @@ class WebServices:
             raise Rejected(Reason.REFERENCE_MISSING, "no member of this federation vouches for this donor")
         if sponsor.until_epoch < self.views.epoch:
             raise Rejected(Reason.REFERENCE_MISSING, "the member's word for this donor has ended")
+        if self.member.replica.ledger.is_suspended(donor, self.views.epoch):
+            raise Rejected(Reason.SUSPENDED, "a member has suspended this donor for some time")
         is_new = self.store.put_offer(donor, encoded, offer.valid_until)
         if is_new:
             for callback in self.on_offer:

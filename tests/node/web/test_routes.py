@@ -19,7 +19,7 @@ from protocol.charter import decode_founded_charter
 from protocol.contests import Contest
 from protocol.errors import Reason, Rejected
 from protocol.receipts import verify_receipt
-from protocol.records import Draw, Hold, Reclaim, ReclaimRequest, Rotate, Terms, account_scope, hold_scope
+from protocol.records import Draw, Hold, Reclaim, ReclaimRequest, Rotate, Suspend, Terms, account_scope, hold_scope
 from protocol.records import Kind as RecordKind
 from protocol.statements import encode_signed, sign_slot_proposal, sign_unlock_request
 from tests.node.web.conftest import make_key, public
@@ -201,6 +201,20 @@ async def test_an_offer_needs_an_end_a_signature_and_a_member_that_vouches(funde
     with pytest.raises(UserError, match="not signed"):
         await funded.call("put_offer", federation.sign_offer(soon)._replace(cores=64).encode())
     assert await funded.call("get_offers") == []
+
+
+async def test_a_suspended_donor_is_offered_to_nobody(funded, federation):
+    offer = federation.sign_offer(int(time.time()) + 600)
+    await funded.call("put_offer", offer.encode())
+    body = Suspend(1, federation.donor, 7, b"", 2, "board@a.org")
+    scope = account_scope(federation.member_account)
+    await funded.make_final(
+        federation.sign(RecordKind.SUSPEND, scope, 2, federation.sponsor.id, body, federation.member_key)
+    )
+    assert await funded.call("get_offers") == []
+    with pytest.raises(RecordRefused) as caught:
+        await funded.call("put_offer", federation.sign_offer(int(time.time()) + 900).encode())
+    assert caught.value.reason is Reason.SUSPENDED
 
 
 async def test_letters_wait_in_their_mailbox(node):
