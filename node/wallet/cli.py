@@ -208,7 +208,7 @@ def _iterate_address(text: str, with_qr: bool) -> Iterator[str]:
 @json_option
 def balance(home: Path, node_url: str | None, as_json: bool) -> None:
     """Show your credits: of which program, and until when. Asks for no passphrase."""
-    from node.wallet.sending import list_suspensions
+    from node.wallet.suspended import list_suspensions
     from node.wallet.wallet import Wallet
 
     with Wallet.open(home, node_url) as wallet:

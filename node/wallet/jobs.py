@@ -30,7 +30,8 @@ from node.wallet.journal import Entry
 from node.wallet.lots import Lot, choose_lots, read_lots
 from node.wallet.offers import PricedOffer, make_request, price_offers, read_offers
 from node.wallet.payments import spend
-from node.wallet.sending import check_not_suspended, read_account, submit_entry
+from node.wallet.sending import read_account, submit_entry
+from node.wallet.suspended import check_not_suspended
 from protocol.conversation import (
     Message,
     Quoted,

@@ -22,13 +22,13 @@ from node.wallet.lots import Lot, choose_lots, read_lots
 from node.wallet.sending import (
     WAIT_SECONDS,
     Outcome,
-    check_not_suspended,
     find_pending,
     is_open,
     read_account,
     reread,
     submit_entry,
 )
+from node.wallet.suspended import check_not_suspended
 from node.wallet.unlocking import finish_entry, list_lost
 from protocol.credits import format_credits
 from protocol.identifiers import compute_account_id

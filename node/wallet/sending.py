@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from node import api
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
-from node.errors import Refused, Unreachable, UserError
-from node.terminal import make_printable
+from node.errors import Unreachable, UserError
 from node.wallet.journal import Entry, State
+from node.wallet.suspended import list_suspensions
 from node.wallet.verify import verify_final
 from protocol.errors import WAITING_REASONS, InvalidInput, Reason, Rejected
 from protocol.receipts import VerifiedReceipt, verify_receipt
@@ -165,24 +165,6 @@ def _find_final_in_slot(wallet: Wallet, sequence: int) -> Proven | None:
         if before is None:
             return None
     return None
-
-
-# -- suspended ------------------------------------------------------------------------------------------------------
-
-
-def list_suspensions(account: api.Account) -> list[str]:
-    """Who stopped the account, until when, and to whom its owner can turn: a line for each."""
-    return [
-        f"suspended by {make_printable(entry.member_name) or f'member {entry.member}'} until the end of epoch "
-        f"{entry.until_epoch} (reason {entry.reason}); appeal: {make_printable(entry.appeal)}"
-        for entry in account.suspensions
-    ]
-
-
-def check_not_suspended(account: api.Account) -> None:
-    """Raise Refused, before anything is signed, when no member votes for what this account would pay."""
-    if account.suspensions:
-        raise Refused(f"this account is {'; '.join(list_suspensions(account))}. Nothing was signed")
 
 
 # -- sending --------------------------------------------------------------------------------------------------------
