@@ -200,7 +200,8 @@ class Suspension(msgspec.Struct):
     """To whom the owner can turn."""
     evidence: str | None
     """SHA-256 of what the member decided on, in hex."""
-    record: str
+    record: str | None
+    """None when this node has the state without the record: then reason, appeal and evidence are not known here."""
 
 
 class Account(msgspec.Struct):

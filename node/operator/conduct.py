@@ -54,7 +54,7 @@ class ConductActions:
         account = decode_address(AddressKind.ACCOUNT, order.account)
         async with self._actions.turn:
             self._actions.check_ready()
-            if self._find_suspension(account) is None:
+            if self._actions.account not in self._ledger.suspensions.get(account, {}):
                 raise UserError("we have not suspended this account: see `allmende program suspended`")
             body = Reinstate(self._member.number, account)
             text = f"Our suspension of {order.account.strip()} ends."

@@ -18,7 +18,7 @@ def list_suspensions(account: api.Account) -> list[str]:
     """Who stopped the account, until when, and to whom its owner can turn: a line for each."""
     return [
         f"suspended by {make_printable(entry.member_name) or f'member {entry.member}'} until the end of epoch "
-        f"{entry.until_epoch} (reason {entry.reason}); appeal: {make_printable(entry.appeal)}"
+        f"{entry.until_epoch} (reason {entry.reason}); appeal: {make_printable(entry.appeal) or 'that member'}"
         for entry in account.suspensions
     ]
 

@@ -201,24 +201,25 @@ class LedgerViews:
         return [entry for account in self._ledger.suspensions for entry in self._describe_suspensions(account)]
 
     def _describe_suspensions(self, account: bytes) -> list[api.Suspension]:
-        found = []
+        """Those that last; reason and appeal as far as this node has the record."""
+        charter, found = self._ledger.charter, []
         for member_account, until_epoch in self._ledger.suspensions.get(account, {}).items():
+            if until_epoch < self.epoch:
+                continue
             name = self._member.history.suspensions.get((account, member_account))
             record = self._member.get_record(name) if name is not None else None
-            if until_epoch < self.epoch or record is None or not isinstance(record.body, Suspend):
-                continue
-            body = record.body
-            member = self._ledger.charter.members.get(body.member)
+            body = record.body if record is not None and isinstance(record.body, Suspend) else None
+            number = charter.member_accounts.get(member_account, 0)
             found.append(
                 api.Suspension(
                     account=name_account(account),
-                    member=body.member,
-                    member_name=member.name if member is not None else "",
+                    member=number,
+                    member_name=charter.members[number].name if number else "a member that left",
                     until_epoch=until_epoch,
-                    reason=body.reason,
-                    appeal=body.appeal,
-                    evidence=body.evidence.hex() or None,
-                    record=name_record(record.id),
+                    reason=body.reason if body else 0,
+                    appeal=body.appeal if body else "",
+                    evidence=(body.evidence.hex() or None) if body else None,
+                    record=name_record(record.id) if record else None,
                 )
             )
         return found

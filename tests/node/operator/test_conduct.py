@@ -105,6 +105,17 @@ async def test_a_suspension_outlasts_a_restart_with_its_appeal(institution):
     assert list_suspensions(institution) == before != []
 
 
+async def test_a_suspension_whose_record_is_not_here_is_listed_and_ended_all_the_same(institution):
+    """As at a node that began from a certified state."""
+    (ada,) = await make_participants(institution, await make_program(institution), 1)
+    await institution.conduct.suspend(order(ada))
+    institution.member.history.suspensions.clear()
+    (entry,) = list_suspensions(institution)
+    assert (entry.member_name, entry.appeal, entry.record) == ("Member 1", "", None)
+    await institution.conduct.reinstate(api.ReinstateOrder(name_account(ada)))
+    assert list_suspensions(institution) == []
+
+
 # -- leaving --------------------------------------------------------------------------------------------------------
 
 

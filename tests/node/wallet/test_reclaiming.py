@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
 from node.cli import run
+from node.errors import UserError
 from node.wallet import reclaiming
 from node.wallet.job_records import RECLAIMED, SETTLED, load_job
 from node.wallet.reclaiming import ReclaimState, reclaim_job
@@ -70,7 +72,7 @@ def test_everything_comes_back_when_the_grace_is_over(wallet, federation, runnin
 
 def test_a_command_that_may_wait_so_long_does_it_all(federation, reclaim, monkeypatch):
     monkeypatch.setattr(federation, "compute_seconds_left", lambda request: 0 if federation.grace_is_over else 1)
-    monkeypatch.setattr(reclaiming.time, "sleep", lambda seconds: end_grace(federation))
+    monkeypatch.setattr(time, "sleep", lambda seconds: end_grace(federation))
     assert reclaim(5).state == ReclaimState.RECLAIMED
 
 
@@ -157,5 +159,5 @@ def test_the_command_asks_waits_and_takes_back(wallet, federation, running, allm
 
 def test_a_job_without_a_hold_has_nothing_to_reclaim(wallet, running, reclaim):
     running.hold = b""
-    with pytest.raises(reclaiming.UserError, match="put aside"):
+    with pytest.raises(UserError, match="put aside"):
         reclaim()

@@ -118,8 +118,10 @@ def test_what_the_old_key_signed_for_the_slot_gives_way(wallet, node, federation
         )
         node.overrides = {}
         freed = unlock_account(other, other.unlock(None))
+        assert freed is not None
         assert freed.record is not None
-        assert other.journal.find(entry.record_id).state is State.REJECTED
+        assert entry is not None
+        assert next(kept.state for kept in other.journal.slot(entry.scope, entry.sequence)) is State.REJECTED
         assert send_transfer(other, other.unlock(None), payment).verified is not None
 
 
@@ -127,8 +129,9 @@ def test_a_rotation_that_was_interrupted_is_finished_and_none_is_signed_twice(
     wallet, node, federation, program, payment, receiver
 ):
     node.fault = lambda method, path: "drop" if (method, path) == ("POST", "records") else None
+    keys = wallet.unlock_with_next(None)
     with pytest.raises(UserError):
-        rotate_key(wallet, *wallet.unlock_with_next(None), wait_seconds=0.1)
+        rotate_key(wallet, keys[0], keys[1], wait_seconds=0.1)
     node.fault = lambda method, path: None
     with pytest.raises(UserError, match="allmende wallet rotate"):
         send_transfer(wallet, wallet.unlock(None), payment)
@@ -156,6 +159,7 @@ def test_a_node_can_not_make_the_wallet_use_a_key_of_its_own(wallet, node, progr
 def test_a_contested_slot_is_freed_by_the_key_in_force(wallet, federation, program):
     rotate(wallet)
     freed = unlock_account(wallet, wallet.unlock(None))
+    assert freed is not None
     assert freed.record is not None
     assert freed.record.signers == (get_public(wallet.unlock(None)),)
 
