@@ -176,12 +176,32 @@ class Lot(msgspec.Struct):
 class Enrolment(msgspec.Struct):
     record: str
     member: int
+    until_epoch: int = 0
+    """The last epoch in which it counts, once the person has left or moved; else 0."""
 
 
 class Sponsorship(msgspec.Struct):
     record: str
     member: int
     until_epoch: int
+
+
+class Suspension(msgspec.Struct):
+    """A member has stopped an account for a while."""
+
+    account: str
+    member: int
+    member_name: str
+    until_epoch: int
+    """The last epoch of it."""
+    reason: int
+    """A code that the federation's policy explains."""
+    appeal: str
+    """To whom the owner can turn."""
+    evidence: str | None
+    """SHA-256 of what the member decided on, in hex."""
+    record: str | None
+    """None when this node has the state without the record: then reason, appeal and evidence are not known here."""
 
 
 class Account(msgspec.Struct):
@@ -194,6 +214,10 @@ class Account(msgspec.Struct):
     lots: list[Lot]
     enrolments: list[Enrolment]
     sponsorships: list[Sponsorship]
+    key: bytes | None = None
+    """The key in force; none while it is the first one, whose hash is the account."""
+    suspensions: list[Suspension] = []
+    """Those that last. Meanwhile the account can't pay, hold or be granted credits."""
     pending: list[str] = []
     """Records that claim a slot of this account from `next_sequence` on and are not final, as the node knows."""
 
@@ -322,6 +346,14 @@ class Job(msgspec.Struct):
     quote: str
     receipt: str | None
     """Hex id of the job's receipt that the settle names."""
+    ended_by: str | None = None
+    """The settle or reclaim that ended the hold."""
+    grace_seconds: int = 0
+    """How long the payee may still settle once the payer asked for the credits back."""
+    reclaim_request: str | None = None
+    """The record by which the payer asked."""
+    reclaim_seconds_left: int | None = None
+    """Running seconds of this node until it votes for the payer's reclaim; None unless the payer asked."""
 
 
 class ProgramDraft(msgspec.Struct):
@@ -358,6 +390,25 @@ class VoteCard(msgspec.Struct):
 class AmendmentOrder(msgspec.Struct):
     charter: bytes
     """Canonical bytes of the next version."""
+
+
+class SuspendOrder(msgspec.Struct):
+    account: str
+    reason: int
+    days: int
+    """It lasts to the end of the epoch in which so many days from now have passed."""
+    evidence: bytes
+    """SHA-256 of what was decided on, or empty."""
+    appeal: str
+
+
+class ReinstateOrder(msgspec.Struct):
+    account: str
+
+
+class LeaveOrder(msgspec.Struct):
+    record: bytes
+    """The leave record, canonical bytes, signed by the person; in the member's place stand zero bytes."""
 
 
 class Signed(msgspec.Struct):

@@ -186,6 +186,10 @@ class NodeClient:
 
     # -- budgets and jobs ---------------------------------------------------------------------------------------------
 
+    def get_suspensions(self) -> list[api.Suspension]:
+        """Accounts that a member has stopped for a while."""
+        return self._read(list[api.Suspension], "/suspensions")
+
     def get_programs(self) -> list[api.Program]:
         """All compute budgets."""
         return self._read(list[api.Program], "/programs")
@@ -290,6 +294,18 @@ class NodeClient:
     def unlock_amendment(self, record_id: str, dry_run: bool = False) -> api.Signed:
         """Make another attempt at an amendment, when the votes are split."""
         return self._order(f"/operator/amendments/{_quote(record_id)}/unlock", None, dry_run)
+
+    def suspend(self, order: api.SuspendOrder, dry_run: bool = False) -> api.Signed:
+        """Stop an account for a while."""
+        return self._order("/operator/suspensions", order, dry_run)
+
+    def reinstate(self, order: api.ReinstateOrder, dry_run: bool = False) -> api.Signed:
+        """End a suspension before its time."""
+        return self._order("/operator/reinstatements", order, dry_run)
+
+    def complete_leave(self, order: api.LeaveOrder, dry_run: bool = False) -> api.Signed:
+        """Let a person go who signed for it."""
+        return self._order("/operator/leaves", order, dry_run)
 
     def _order(self, path: str, order: msgspec.Struct | None, dry_run: bool) -> api.Signed:
         # An act of the institution waits for its records to become final, and is not repeated unasked.

@@ -30,6 +30,7 @@ from node.network.refetching import BatchExchange
 from node.network.sync import Synchronizer
 from node.operator.actions import OperatorActions
 from node.operator.amendments import AmendmentActions
+from node.operator.conduct import ConductActions
 from node.operator.founding import FounderCard, read_document
 from node.operator.outbox import Outbox
 from node.operator.vote_cards import VoteCards
@@ -130,6 +131,7 @@ class _Daemon:
             self._blobs,
             self._actions,
             AmendmentActions(self._actions, self._cards),
+            ConductActions(self._actions),
             describe_network=self._describe_network,
             list_addresses=self._neighbours.list_addresses,
         )

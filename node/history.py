@@ -54,11 +54,18 @@ class AccountHistory:
 
     def __init__(self) -> None:
         self._records: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        self.suspensions: dict[tuple[bytes, bytes], bytes] = {}
+        """(account, account of the member) -> the record of the member's last suspension of it, unless reinstated."""
 
     def note(self, record: Record, ledger: Ledger) -> None:
         """Call once for each record that has just been applied."""
         for account in set(get_touched_accounts(record, ledger)):
             self._records[account].append(record.id)
+        match record.body:
+            case Suspend(account=account):
+                self.suspensions[account, record.account] = record.id
+            case Reinstate(account=account):
+                self.suspensions.pop((account, record.account), None)
 
     def read(self, account: bytes, before: int | None, limit: int) -> tuple[list[bytes], int | None]:
         """Ids, newest first, from position `before` down; and where the next page starts, if there is one."""

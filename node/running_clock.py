@@ -56,6 +56,11 @@ class RunningClock:
         now = self.read()
         return frozenset(request for request, ripe_seconds in self._ripe_seconds.items() if ripe_seconds <= now)
 
+    def compute_seconds_left(self, request: bytes) -> int | None:
+        """Running seconds until this request's grace is over; None when it is not known or its hold has ended."""
+        ripe_seconds = self._ripe_seconds.get(request)
+        return None if ripe_seconds is None else max(0, ripe_seconds - self.read())
+
     def save(self, *, at_once: bool = False) -> None:
         """Write the clock down, if a minute has passed since the last time."""
         now = self.read()

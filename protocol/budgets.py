@@ -11,7 +11,7 @@ from typing import NamedTuple
 from protocol.charter import Charter
 from protocol.codec import binary, decode, encode, items, text, uint
 from protocol.errors import InvalidInput
-from protocol.identifiers import ID_BYTES, Tag, compute_account_id, compute_id
+from protocol.identifiers import ID_BYTES, Tag, compute_id
 from protocol.limits import EPOCH_MAX, MEMBER_NUMBER_MAX, PROTOCOL_VERSION, PURPOSE_BYTES_MAX
 from protocol.records import Enrol, Kind, RecordDraft, person_scope
 from protocol.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signer, is_valid_signature
@@ -23,6 +23,7 @@ _REQUEST = items(
     binary(ID_BYTES),
     uint(MEMBER_NUMBER_MAX, 1),
     uint(EPOCH_MAX, 1),
+    binary(ID_BYTES),
     binary(ID_BYTES),
     binary(PUBLIC_KEY_BYTES),
     text(PURPOSE_BYTES_MAX),
@@ -39,7 +40,9 @@ class BudgetRequest(NamedTuple):
     member: int
     epoch: int
     tag: bytes
+    account: bytes
     person_key: bytes
+    """The account's key in force, which signs."""
     text: str
     enrolment_signature: bytes
     """By the person's key, over the id of the enrolment: what the member completes."""
@@ -51,14 +54,13 @@ class BudgetRequest(NamedTuple):
         member = charter.members.get(self.member)
         if member is None:
             raise InvalidInput(f"the federation has no member number {self.member}")
-        account = compute_account_id(charter.federation, self.person_key)
         return RecordDraft(
             Kind.ENROL,
             self.epoch,
             person_scope(self.tag),
             0,
             b"",
-            Enrol(self.member, account),
+            Enrol(self.member, self.account),
             (member.member_key, self.person_key),
         )
 
@@ -78,7 +80,7 @@ class BudgetRequest(NamedTuple):
 
 
 def decode_budget_request(charter: Charter, encoded: bytes) -> BudgetRequest:
-    """The request, both signatures checked. Raises: InvalidInput."""
+    """The request, both signatures checked; whether its key is in force the ledger says. Raises: InvalidInput."""
     request = BudgetRequest._make(decode(_REQUEST, encoded, BUDGET_REQUEST_BYTES_MAX)[1:])
     enrolment_id = request.build_enrolment(charter).compute_id(charter.federation)
     signed = (

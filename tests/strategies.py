@@ -304,7 +304,7 @@ class Federation:
     def budget_request(self, member: int, person: Person, program: bytes) -> BudgetRequest:
         """What a person sends to an institution."""
         tag = make_id(f"tag of {person.name}")
-        request = BudgetRequest(program, member, 1, tag, person.public_key, "please", b"", b"")
+        request = BudgetRequest(program, member, 1, tag, person.account, person.public_key, "please", b"", b"")
         return request.sign(self.charter, person.key)
 
     # -- batches --------------------------------------------------------------------------------------------------

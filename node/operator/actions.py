@@ -69,7 +69,7 @@ class OperatorActions:
         self._final_seconds = final_seconds
         self.public_key = member_key.public_key
         self.account = self._charter.get_member_account(member.number)
-        self._turn = trio.Lock()
+        self.turn = trio.Lock()
 
     @property
     def _charter(self) -> Charter:
@@ -131,15 +131,15 @@ class OperatorActions:
 
     # -- signing ------------------------------------------------------------------------------------------------
 
-    def _compute_epoch(self) -> int:
+    def compute_epoch(self) -> int:
+        """The epoch that runs. Raises: UserError after the last one."""
         epoch = self.member.compute_open_epochs()[-1]
         if epoch > EPOCHS_MAX:
             raise UserError(f"the charter's {EPOCHS_MAX} epochs are over: found a federation anew")
         return epoch
 
-    def _draft(self, kind: Kind, epoch: int, account: bytes, bodies: Sequence[Body]) -> list[RecordDraft]:
-        """One draft for each body, in the account's next slots, each naming the one before."""
-        scope = account_scope(account)
+    def draft(self, kind: Kind, epoch: int, scope: bytes, bodies: Sequence[Body]) -> list[RecordDraft]:
+        """One draft of ours for each body, in the scope's next slots, each naming the one before."""
         head = self._ledger.heads.get(scope)
         sequence, prev = (head.sequence + 1, head.record) if head else (0, b"")
         drafts = []
@@ -148,7 +148,7 @@ class OperatorActions:
             sequence, prev = sequence + 1, drafts[-1].compute_id(self._charter.federation)
         return drafts
 
-    def _check(self, draft: RecordDraft) -> None:
+    def check(self, draft: RecordDraft) -> None:
         """Raises: Rejected when no correct member would vote for it, which is known before anything is signed."""
         unsigned = draft.assemble(self._charter.federation, [bytes(SIGNATURE_BYTES)] * len(draft.signers))
         check_record(unsigned, self._ledger, self.member.compute_circumstances())
@@ -179,7 +179,7 @@ class OperatorActions:
 
     async def _carry_out(self, drafts: Sequence[RecordDraft], dry_run: bool) -> list[api.Submitted]:
         """Sign and send drafts of one account one after the other; it ends early when one takes too long."""
-        self._check(drafts[0])
+        self.check(drafts[0])
         federation = self._charter.federation
         if dry_run:
             ids = [encode_address(AddressKind.RECORD, draft.compute_id(federation)) for draft in drafts]
@@ -187,7 +187,7 @@ class OperatorActions:
         answers: list[api.Submitted] = []
         deadline = trio.current_time() + ACT_SECONDS_MAX
         for draft in drafts:
-            self._check(draft)
+            self.check(draft)
             record = self.sign(draft)
             self.outbox.add(record)
             answers.append(await self.settle(record))
@@ -200,7 +200,7 @@ class OperatorActions:
     async def create_program(self, draft: api.ProgramDraft, *, dry_run: bool = False) -> api.Signed:
         """Declare a compute budget. Raises: UserError, also when we have a program of this name; Rejected."""
         body = _build_program(draft, self.member.number)
-        async with self._turn:
+        async with self.turn:
             self.check_ready()
             earlier = self.outbox.find(account_scope(self.account))
             if earlier is not None and earlier.body == body and not dry_run:
@@ -212,13 +212,13 @@ class OperatorActions:
                 raise UserError(f"there is a program called {body.name!r} already: choose another name")
             if not dry_run:
                 await self._finish_earlier(self.account)
-            drafts = self._draft(Kind.PROGRAM, self._compute_epoch(), self.account, [body])
+            drafts = self.draft(Kind.PROGRAM, self.compute_epoch(), account_scope(self.account), [body])
             return self._answer_program(body, await self._carry_out(drafts, dry_run), dry_run)
 
     def _answer_program(self, body: Program, records: list[api.Submitted], dry_run: bool) -> api.Signed:
         program = encode_address(AddressKind.PROGRAM, decode_address(AddressKind.RECORD, records[0].id))
         text = f"Program {body.name}: {program}, up to {format_credits(body.allowance)} credits a person and epoch."
-        return _answer(records, text, dry_run)
+        return answer(records, text, dry_run)
 
     def _get_own_program(self, program: bytes) -> Program:
         state = self._ledger.programs.get(program)
@@ -258,14 +258,14 @@ class OperatorActions:
         stored, request = self._find_request(request_id)
         program = self._get_own_program(stored.program)
         person = encode_address(AddressKind.ACCOUNT, stored.account)
-        async with self._turn:
+        async with self.turn:
             self.check_ready()
-            enrolment = self._find_enrolments().get(stored.account)
+            enrolment = self._find_enrolments(None).get(stored.account)
             if enrolment is not None:
                 if not dry_run:
                     self.member.store.mark_approved(stored.id)
                 text = f"{person} is enrolled with us and takes part in {program.name}."
-                return _answer([self.describe_state(enrolment)], text, dry_run)
+                return answer([self.describe_state(enrolment)], text, dry_run)
             draft = request.build_enrolment(self._charter)
             record = self._find_enrolment_on_its_way(stored.account)
             if record is None:
@@ -279,7 +279,7 @@ class OperatorActions:
             submitted = await self.settle(record)
             if submitted.state == "applied":
                 self.member.store.mark_approved(stored.id)
-        return _answer([submitted], f"{person} is enrolled and takes part in {program.name}.", dry_run)
+        return answer([submitted], f"{person} is enrolled and takes part in {program.name}.", dry_run)
 
     def _find_request(self, text: str) -> tuple[StoredRequest, BudgetRequest]:
         stored = self.member.store.get_budget_request(decode_address(AddressKind.RECORD, text))
@@ -298,17 +298,22 @@ class OperatorActions:
             )
         if self._ledger.get_next_sequence(draft.scope):
             raise UserError("the tag of this request belongs to somebody who is enrolled: ask for a new request")
-        self._check(draft)
+        self.check(draft)
 
     def _complete_enrolment(self, draft: RecordDraft, request: BudgetRequest) -> Record:
         """The person signed first; our signature stands first. Ed25519 signs alike each time, so this is repeatable."""
         own_signature = self.key.sign(draft.compute_id(self._charter.federation))
         return draft.assemble(self._charter.federation, [own_signature, request.enrolment_signature])
 
-    def _find_enrolments(self) -> dict[bytes, bytes]:
-        """Account -> enrolment, of the people that we enrolled."""
-        enrolments = self._ledger.enrolments.items()
-        return {state.account: key for key, state in enrolments if state.member == self.member.number}
+    def _find_enrolments(self, epoch: int | None) -> dict[bytes, bytes]:
+        """Account -> enrolment, of the people that we enrolled: those that count in an epoch or, without one, those
+        that nobody has left."""
+        return {
+            state.account: key
+            for key, state in self._ledger.enrolments.items()
+            if state.member == self.member.number
+            and (state.counts_in(epoch) if epoch is not None else not state.until_epoch)
+        }
 
     def _find_enrolment_on_its_way(self, account: bytes) -> Record | None:
         for record in self.outbox.get_pending():
@@ -335,15 +340,20 @@ class OperatorActions:
         accounts = None if order.accounts is None else _decode_accounts(order.accounts)
         if accounts is not None and not accounts:
             raise UserError("name at least one account, or none at all for everybody whose request was approved")
-        async with self._turn:
+        async with self.turn:
             self.check_ready()
-            epoch = self._compute_epoch()
+            epoch = self.compute_epoch()
             source = self._charter.get_issuance_account(self.member.number, epoch)
             if not dry_run:
                 await self._finish_earlier(source)
-            participants = self.member.store.list_participants(program_id) if accounts is None else accounts
+            enrolments = self._find_enrolments(epoch)
+            if accounts is None:
+                approved = self.member.store.list_participants(program_id)
+                participants = [account for account in approved if account in enrolments]
+            else:
+                participants = accounts
             plan = plan_grant(
-                self._ledger, source, program_id, participants, self._find_enrolments(), order.amount, accounts is None
+                self._ledger, source, program_id, participants, enrolments, order.amount, accounts is None
             )
             if not plan.outputs:
                 nobody = "everybody has this epoch's allowance already" if participants else "nobody was approved yet"
@@ -352,9 +362,9 @@ class OperatorActions:
                 Grant(program_id, epoch + program.expiry_epochs, plan.outputs[start : start + OUTPUTS_MAX])
                 for start in range(0, len(plan.outputs), OUTPUTS_MAX)
             ]
-            drafts = self._draft(Kind.GRANT, epoch, source, pieces)
+            drafts = self.draft(Kind.GRANT, epoch, account_scope(source), pieces)
             records = await self._carry_out(drafts, dry_run)
-            return _answer(records, self._describe_grant(plan, program, epoch, len(drafts) - len(records)), dry_run)
+            return answer(records, self._describe_grant(plan, program, epoch, len(drafts) - len(records)), dry_run)
 
     def _describe_grant(self, plan: GrantPlan, program: Program, epoch: int, left_out: int) -> str:
         text = (
@@ -369,9 +379,9 @@ class OperatorActions:
     async def sponsor(self, order: api.SponsorOrder, *, dry_run: bool = False) -> api.Signed:
         """Vouch for a donor for some epochs from this one on. Raises: UserError; Rejected."""
         donor = decode_address(AddressKind.ACCOUNT, order.donor)
-        async with self._turn:
+        async with self.turn:
             self.check_ready()
-            epoch = self._compute_epoch()
+            epoch = self.compute_epoch()
             last = EPOCHS_MAX - epoch + 1
             if not 1 <= order.epochs <= last:
                 raise UserError(f"a donor is vouched for during 1 to {last} epochs from now on, not {order.epochs}")
@@ -379,15 +389,22 @@ class OperatorActions:
             for record_id, state in self._ledger.sponsors.items():
                 if (state.member, state.donor) == (self.member.number, donor) and state.until_epoch >= body.until_epoch:
                     text = _describe_vouching(donor, state.until_epoch)
-                    return _answer([self.describe_state(record_id)], text, dry_run)
+                    return answer([self.describe_state(record_id)], text, dry_run)
             text = _describe_vouching(donor, body.until_epoch)
-            earlier = self.outbox.find(account_scope(self.account))
-            if earlier is not None and earlier.body == body and not dry_run:
-                return _answer([await self.settle(earlier)], text, dry_run)
-            if not dry_run:
-                await self._finish_earlier(self.account)
-            drafts = self._draft(Kind.SPONSOR, epoch, self.account, [body])
-            return _answer(await self._carry_out(drafts, dry_run), text, dry_run)
+            return await self.sign_own(Kind.SPONSOR, body, text, dry_run)
+
+    async def sign_own(self, kind: Kind, body: Body, text: str, dry_run: bool) -> api.Signed:
+        """Sign a record in our own account once the one before is final; the same on its way is sent again.
+
+        The caller holds `turn`. Raises: UserError; Rejected.
+        """
+        earlier = self.outbox.find(account_scope(self.account))
+        if earlier is not None and earlier.body == body and not dry_run:
+            return answer([await self.settle(earlier)], text, dry_run)
+        if not dry_run:
+            await self._finish_earlier(self.account)
+        drafts = self.draft(kind, self.compute_epoch(), account_scope(self.account), [body])
+        return answer(await self._carry_out(drafts, dry_run), text, dry_run)
 
 
 def _build_program(draft: api.ProgramDraft, member: int) -> Program:
@@ -430,7 +447,7 @@ def _describe(record: Record) -> str:
     return f"the {Kind(record.kind).name.lower()} record"
 
 
-def _answer(records: list[api.Submitted], text: str, dry_run: bool) -> api.Signed:
+def answer(records: list[api.Submitted], text: str, dry_run: bool) -> api.Signed:
     """What was done in words, or what would be."""
     if dry_run:
         text = f"Would be signed: {text}"

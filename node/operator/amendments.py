@@ -61,11 +61,8 @@ class AmendmentActions:
 
     def _draft(self, encoded: bytes) -> RecordDraft:
         scope = charter_scope(self._ledger.charter.federation)
-        head = self._ledger.heads.get(scope)
-        sequence, prev = (head.sequence + 1, head.record) if head else (0, b"")
-        epoch = self._member.compute_open_epochs()[-1]
-        signers = (self._actions.public_key,)
-        return RecordDraft(Kind.AMEND, epoch, scope, sequence, prev, Amend(encoded), signers)
+        (draft,) = self._actions.draft(Kind.AMEND, self._member.compute_open_epochs()[-1], scope, [Amend(encoded)])
+        return draft
 
     def _check(self, record: Record) -> None:
         """Raises: UserError; Rejected when no correct member would vote for it, even with its people's approval."""

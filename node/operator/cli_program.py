@@ -1,8 +1,11 @@
-"""The commands by which an institution gives compute budgets: declare, approve, grant."""
+"""The commands by which an institution gives compute budgets: declare, approve, grant; suspend an account, let go."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +19,7 @@ from node.operator.connection import connect
 from node.operator.homes import node_home_option
 from node.terminal import confirm, dry_run_option, emit, json_option, make_printable, show_progress, yes_option
 from protocol.credits import format_credits, parse_credits
+from protocol.limits import REASON_CODE_MAX, SUSPENSION_SECONDS_MAX
 
 if TYPE_CHECKING:
     from node.client import NodeClient
@@ -26,6 +30,7 @@ ID_HEAD = "almr1q"
 ADDRESS_HEAD = "alm"
 SHOWN_CHARACTERS = len(ID_HEAD) + 8
 APPROVALS_AT_ONCE = 8
+DAYS_MAX = SUSPENSION_SECONDS_MAX // (24 * 3600)
 
 
 @click.group("program")
@@ -223,6 +228,108 @@ def grant(
         order = api.GrantOrder(wanted, list(accounts) or None, None if amount is None else parse_credits(amount))
         signed = sign_after_asking(lambda dry: client.grant(order, dry_run=dry), dry_run, yes)
     emit(describe_signed(signed, dry_run), [signed.text], as_json)
+
+
+@group.command()
+@click.argument("address")
+@click.option("--reason", type=click.IntRange(0, REASON_CODE_MAX), required=True, metavar="CODE",
+              help="A code that the federation's policy explains.")  # fmt: skip
+@click.option("--days", type=click.IntRange(1, DAYS_MAX), required=True,
+              help="At least so long; it ends with an epoch.")  # fmt: skip
+@click.option("--appeal", required=True, metavar="TEXT", help="To whom the owner can turn. Everybody can read it.")
+@click.option("--evidence", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+              help="What it was decided on. Its hash alone is published: keep the file.")  # fmt: skip
+@node_home_option
+@dry_run_option
+@yes_option
+@json_option
+def suspend(
+    address: str,
+    reason: int,
+    days: int,
+    appeal: str,
+    evidence: Path | None,
+    home: NodeHome,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Stop the account of somebody whom this institution enrolled, or of a donor that it sponsors.
+
+    It can't pay, put credits aside, be granted any or take new jobs meanwhile. Jobs that were agreed on are settled.
+
+    \b
+    Example:
+        allmende program suspend alm1... --reason 3 --days 14 --evidence case.pdf --appeal board@example.org
+    """
+    digest = b"" if evidence is None else sha256(evidence.read_bytes()).digest()
+    order = api.SuspendOrder(address, reason, days, digest, appeal)
+    with connect(home) as client:
+        signed = sign_after_asking(lambda dry: client.suspend(order, dry_run=dry), dry_run, yes)
+    emit(describe_signed(signed, dry_run), [signed.text], as_json)
+
+
+@group.command()
+@click.argument("address")
+@node_home_option
+@dry_run_option
+@yes_option
+@json_option
+def reinstate(address: str, home: NodeHome, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """End this institution's suspension of an account before its time.
+
+    \b
+    Example:
+        allmende program reinstate alm1...
+    """
+    with connect(home) as client:
+        order = api.ReinstateOrder(address)
+        signed = sign_after_asking(lambda dry: client.reinstate(order, dry_run=dry), dry_run, yes)
+    emit(describe_signed(signed, dry_run), [signed.text], as_json)
+
+
+@group.command()
+@click.option("--url", help="Ask the node at this address.")
+@node_home_option
+@json_option
+def suspended(url: str | None, home: NodeHome, as_json: bool) -> None:
+    """List the accounts that members have suspended, why, and to whom their owners can turn.
+
+    \b
+    Example:
+        allmende program suspended
+    """
+    with connect(home, url) as client:
+        found = client.get_suspensions()
+    lines = [
+        f"{entry.account}  by {entry.member_name} until the end of epoch {entry.until_epoch}, reason {entry.reason}; "
+        f"appeal: {_quote(entry.appeal)}"
+        for entry in found
+    ]
+    emit({"suspensions": msgspec.to_builtins(found)}, lines or ["No account is suspended."], as_json)
+
+
+@group.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@node_home_option
+@dry_run_option
+@yes_option
+@json_option
+def leave(files: tuple[Path, ...], home: NodeHome, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Let people go who asked for it: FILES are what their `allmende budget leave` wrote, in this epoch.
+
+    \b
+    Example:
+        allmende program leave ada.leave
+    """
+    answers = []
+    with connect(home) as client:
+        for file in files:
+            order = api.LeaveOrder(file.read_bytes())
+            answers.append(sign_after_asking(partial(client.complete_leave, order), dry_run, yes))
+    records = [record for answer in answers for record in answer.records]
+    document = {"dry_run": dry_run, "records": msgspec.to_builtins(records)}
+    emit(document, [answer.text for answer in answers], as_json)
 
 
 def approve_all(client: NodeClient, requests: list[api.BudgetRequest], dry_run: bool) -> list[api.Signed]:

@@ -87,6 +87,7 @@ def sign_request(wallet: Wallet, key: Ed25519PrivateKey, program: bytes, member:
             member,
             wallet.compute_epoch(),
             secrets.token_bytes(ID_BYTES),
+            wallet.account,
             public_key,
             text,
             NO_SIGNATURE,

@@ -13,6 +13,7 @@ import click
 
 from node.errors import Refused, Unreachable, UserError
 from node.terminal import confirm, dry_run_option, emit, explain_interruption, home_option, json_option, yes_option
+from node.wallet.cli_rotate import rotate
 from node.wallet.cli_unlock import EXIT_NOT_YET, describe_document, tell_lost, unlock
 from node.wallet.options import format_date, make_passphrase, node_option, passphrase_option, wait_option
 
@@ -211,6 +212,7 @@ def balance(home: Path, node_url: str | None, verify: bool, as_json: bool) -> No
 
     With --verify the wallet trusts no node: members of a quorum certified the state in which your balance stands.
     """
+    from node.wallet.suspended import list_suspensions
     from node.wallet.wallet import Wallet
 
     with Wallet.open(home, node_url) as wallet:
@@ -236,9 +238,20 @@ def balance(home: Path, node_url: str | None, verify: bool, as_json: bool) -> No
                 }
                 for lot in lots
             ],
+            "suspensions": [
+                {
+                    "member": entry.member,
+                    "member_name": entry.member_name,
+                    "until_epoch": entry.until_epoch,
+                    "reason": entry.reason,
+                    "appeal": entry.appeal,
+                }
+                for entry in account.suspensions
+            ],
             "node": wallet.node_url,
         }
-        emit(document, _iterate_balance(wallet, document, account.epoch, lots), as_json)
+        lines = [*_iterate_balance(wallet, document, account.epoch, lots), *list_suspensions(account)]
+        emit(document, lines, as_json)
 
 
 def _iterate_balance(wallet: Wallet, document: dict[str, Any], epoch: int, lots: list[Any]) -> Iterator[str]:
@@ -457,3 +470,4 @@ def _iterate_pending(described: list[dict[str, Any]]) -> Iterator[str]:
 
 
 group.add_command(unlock)
+group.add_command(rotate)

@@ -87,6 +87,54 @@ def request(
 
 
 @group.command()
+@click.argument("program", required=False)
+@click.option("--member", type=click.IntRange(min=1), help="Name the institution by its number instead.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: member-NUMBER.leave here.")
+@home_option
+@node_option
+@passphrase_option
+@dry_run_option
+@yes_option
+@json_option
+def leave(
+    program: str | None,
+    member: int | None,
+    out: Path | None,
+    home: Path,
+    node_url: str | None,
+    passphrase_file: Path | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Leave the institution of PROGRAM: no new credits from any of its programs; what you hold stays yours.
+
+    It writes a file with your signature. Give it to the institution, which completes it (`allmende program leave`)
+    within this epoch. Example: allmende budget leave "Students 2026"
+    """
+    from node.files import write_atomically
+    from node.wallet.leaving import find_enrolment, sign_leave
+    from node.wallet.sending import read_account
+    from node.wallet.wallet import Wallet
+
+    if (program is None) == (member is None):
+        raise click.UsageError("name a program, or --member NUMBER, and not both")
+    with Wallet.open(home, node_url) as wallet:
+        number = member or _find_program(wallet.client.get_programs(), program or "").member
+        account = read_account(wallet)
+        find_enrolment(wallet, account, number)
+        if dry_run:
+            emit({"dry_run": True, "member": number}, [f"It would sign that you leave member {number}."], as_json)
+            return
+        confirm(f"Sign that you leave member {number}? It grants you nothing more after this epoch.", yes)
+        key = wallet.unlock(make_passphrase(passphrase_file))
+        target = out or Path(f"member-{number}.leave")
+        write_atomically(target, sign_leave(wallet, key, account, number), 0o644)
+        lines = [f"Signed: {target}. Give it to the institution in this epoch; it runs `allmende program leave` on it."]
+        emit({"member": number, "file": str(target), "epoch": account.epoch}, lines, as_json)
+
+
+@group.command()
 @click.option("--all", "with_all", is_flag=True, help="Also the programs that you have nothing to do with.")
 @home_option
 @node_option
@@ -125,7 +173,7 @@ def _read_budgets(wallet: Wallet) -> list[dict[str, Any]]:
         encode_address(Kind.PROGRAM, asked.request.program): read_state(wallet, account, asked)
         for asked in read_requests(wallet)
     }
-    enrolling = {enrolment.member for enrolment in account.enrolments}
+    enrolling = {enrolment.member for enrolment in account.enrolments if not enrolment.until_epoch}
     budgets = []
     for program in wallet.client.get_programs():
         lots = sorted((lot for lot in account.lots if lot.program == program.id), key=lambda lot: lot.expiry_epoch)

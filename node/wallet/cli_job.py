@@ -11,6 +11,7 @@ import click
 
 from node.errors import UserError
 from node.terminal import confirm, emit, explain_interruption, home_option, json_option, make_printable, yes_option
+from node.wallet.cli_reclaim import reclaim
 from node.wallet.options import make_passphrase, node_option, passphrase_option
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ EXIT_JOB_FAILED = 1
 @click.group()
 def group() -> None:
     """Plan, run, watch and fetch computations."""
+
+
+group.add_command(reclaim)
 
 
 @group.command()
@@ -219,6 +223,8 @@ def receipt(job_id: str, home: Path, out: Path | None, as_json: bool) -> None:
 
     with Wallet.open(home) as wallet:
         job = load_job(wallet, job_id)
+        if job.reclaim_receipt:
+            raise UserError(f"job {job.job_id} was never settled: its credits were taken back")
         if not job.settle_receipt or not job.receipt:
             raise UserError(f"job {job.job_id} is not settled yet ({job.state}): `allmende job logs -f {job.job_id}`")
         settle = verify_receipt(wallet.charters, job.settle_receipt).record
@@ -279,6 +285,9 @@ def _iterate_end(wallet: Wallet, job: WalletJob, to: Path | None) -> Iterator[st
 
     quote = job.decode_quote(wallet)
     back = format_credits(quote.amount_max - max(0, job.paid))
+    if job.reclaim_receipt:
+        yield f"Reclaimed: {back} credits came back."
+        return
     yield f"Settled: {format_credits(max(0, job.paid))} credits paid, {back} came back."
     if job.dispute:
         yield f"Not agreed to: {job.dispute}"

@@ -11,14 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node.addresses import Kind as AddressKind
-from node.addresses import encode_address
 from node.bundles import unpack_bundle
 from node.errors import Unreachable, UserError
 from node.files import write_atomically
 from node.sealing import open_sealed
 from node.wallet.calling import Line
-from node.wallet.job_records import SETTLED, WalletJob, get_job_directory, save_job
+from node.wallet.job_ends import look_for_end, take_end
+from node.wallet.job_records import WalletJob, get_job_directory, save_job
 from protocol.conversation import (
     Accepted,
     LogChunk,
@@ -41,8 +40,6 @@ from protocol.metering import (
     sign_voucher,
 )
 from protocol.quotes import NO_EXIT_STATUS, decode_job_receipt
-from protocol.receipts import verify_receipt
-from protocol.records import Settle, decode_record
 
 if TYPE_CHECKING:
     from node.wallet.jobs import Connect
@@ -51,7 +48,6 @@ if TYPE_CHECKING:
 POLL_SECONDS = 15.0
 CLOCK_SLACK_MS = 5_000
 """How much a donor's tick may run ahead of this machine's clock: a second is lost here and there."""
-HISTORY_RECORDS = 50
 LOG_BYTES_MAX = 16 * 1024 * 1024
 
 Tell = Callable[[str], None]
@@ -74,8 +70,8 @@ class Follower:
         """Take what there is; with `is_waiting` until the job is settled. Raises: Unreachable."""
         while not self._job.is_over:
             count = self._line.hear(self._handle, POLL_SECONDS if is_waiting else 0)
-            if not count and self._job.has_ended and not self._job.is_over:
-                self._look_for_settlement()
+            if not count:
+                look_for_end(self._wallet, self._job)  # the donor may be gone, or not say that it has settled
             if not count and not is_waiting:
                 return
 
@@ -220,34 +216,10 @@ class Follower:
 
     def _take_settlement(self, finality_receipt: bytes) -> None:
         """Believe the members' signatures, not the donor."""
-        job = self._job
         try:
-            record = verify_receipt(self._wallet.charters, finality_receipt).record
-            if not isinstance(record.body, Settle) or record.account != job.hold:
-                raise InvalidInput("it is not the settlement of this job")
+            take_end(self._wallet, self._job, finality_receipt)
         except InvalidInput as error:
             self._tell(f"the donor's proof of settlement does not hold: {error}")
-            return
-        job.settle_receipt, job.paid = finality_receipt, record.body.amount
-        receipt = job.decode_receipt(self._wallet)
-        if receipt is not None and job.paid > receipt.amount:
-            job.dispute = job.dispute or f"the donor took {job.paid} millicredits, {receipt.amount} were due"
-        job.state = SETTLED
-        save_job(self._wallet, job)
-
-    def _look_for_settlement(self) -> None:
-        """Find the settlement on the ledger, when the donor does not say that there is one."""
-        client = self._wallet.client
-        for answer in client.get_account_records(self._wallet.address, limit=HISTORY_RECORDS).records:
-            try:
-                record = decode_record(self._wallet.federation, answer.encoded)
-            except InvalidInput:
-                continue
-            if isinstance(record.body, Settle) and record.account == self._job.hold:
-                found = client.get_record(encode_address(AddressKind.RECORD, record.id))
-                if found is not None and found.receipt is not None:
-                    self._take_settlement(found.receipt)
-                return
 
 
 def unpack_outputs(wallet: Wallet, job: WalletJob, directory: Path) -> int:

@@ -14,10 +14,10 @@ from node.errors import Unreachable
 from node.wallet.journal import State
 from node.wallet.verify import verify_final
 from node.wallet.wallet import Wallet
-from node.wallet.wording import get_movements, to_document
+from node.wallet.wording import describe_kind, describe_note, get_movements, to_document
 from protocol.credits import format_credits
 from protocol.errors import InvalidInput
-from protocol.records import Kind, Record, Transfer, account_scope, decode_record
+from protocol.records import Kind, Record, account_scope, decode_record
 
 
 class Line(NamedTuple):
@@ -57,12 +57,10 @@ class Line(NamedTuple):
             other = "to " + encode_address(AddressKind.ACCOUNT, others[0]) + more
         else:
             other = ""
-        memo = self.record.body.memo if isinstance(self.record.body, Transfer) else ""
-        memo = "".join(character if character.isprintable() else "?" for character in memo)
         amount = f"{'+' if self.change > 0 else ''}{format_credits(self.change)}" if self.change else "-"
         name = encode_address(AddressKind.RECORD, self.record.id)
         mark = "proven" if self.is_proven else self.state
-        parts = [f"{mark:<10}", f"{amount:>14}", Kind(self.record.kind).name.lower(), other, memo and f'"{memo}"', name]
+        parts = [f"{mark:<10}", f"{amount:>14}", describe_kind(self.record), other, describe_note(self.record), name]
         return "  ".join(part for part in parts if part)
 
 

@@ -13,6 +13,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.errors import UserError
+from node.wallet.journal import Entry, State
 from protocol.metering import END_STATES, Tick, decode_tick
 from protocol.quotes import (
     JobReceipt,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from node.wallet.wallet import Wallet
 
 SETTLED = "SETTLED"
+RECLAIMED = "RECLAIMED"
+"""The donor never settled, and the payer took everything back."""
 STARTED = "STARTED"
 """The donor was told to start; it has not said yet what came of it."""
 
@@ -57,6 +60,7 @@ class WalletJob(msgspec.Struct):
     ticks: list[bytes] = []
     receipt: bytes = b""
     settle_receipt: bytes = b""
+    reclaim_receipt: bytes = b""
     paid: int = -1
     """Millicredits that the ledger paid, once that is proven."""
     dispute: str = ""
@@ -65,7 +69,7 @@ class WalletJob(msgspec.Struct):
     @property
     def is_over(self) -> bool:
         """True when nothing more is to come."""
-        return self.state == SETTLED
+        return self.state in (SETTLED, RECLAIMED)
 
     @property
     def has_ended(self) -> bool:
@@ -124,6 +128,17 @@ def load_job(wallet: Wallet, job_id: str) -> WalletJob:
         names = ", ".join(job.job_id for job in found[:5])
         raise UserError(f"{job_id!r} names {len(found)} jobs ({names}): give more of the id")
     return found[0]
+
+
+def find_signed(wallet: Wallet, purpose: str) -> Entry | None:
+    """The newest record that was signed for this purpose and can still become final, or is."""
+    before: int | None = None
+    while page := wallet.journal.history(200, before):
+        for entry in page:
+            if entry.purpose == purpose and entry.state is not State.REJECTED:
+                return entry
+        before = page[-1].number
+    return None
 
 
 def get_job_directory(wallet: Wallet, job: WalletJob) -> Path:

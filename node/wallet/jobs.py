@@ -25,12 +25,13 @@ from node.errors import UserError
 from node.files import write_atomically
 from node.sealing import compute_sealed_bytes, seal, seal_public_key
 from node.wallet.calling import Line
-from node.wallet.job_records import STARTED, WalletJob, get_job_directory, save_job
-from node.wallet.journal import Entry, State
+from node.wallet.job_records import STARTED, WalletJob, find_signed, get_job_directory, save_job
+from node.wallet.journal import Entry
 from node.wallet.lots import Lot, choose_lots, read_lots
 from node.wallet.offers import PricedOffer, make_request, price_offers, read_offers
 from node.wallet.payments import spend
 from node.wallet.sending import read_account, submit_entry
+from node.wallet.suspended import check_not_suspended
 from protocol.conversation import (
     Message,
     Quoted,
@@ -89,6 +90,7 @@ def plan_job(wallet: Wallet, spec: JobSpec) -> JobPlan:
 
 def choose_draws(wallet: Wallet, spec: JobSpec, amount: int, account: api.Account) -> tuple[tuple[Lot, int], ...]:
     """The lots to put aside: only those whose program allows this class of job, and the named program's if any."""
+    check_not_suspended(account)
     programs = {program.id: program for program in wallet.client.get_programs()}
 
     def is_usable(lot: Lot) -> bool:
@@ -248,14 +250,7 @@ def _make_purpose(job: WalletJob) -> str:
 
 
 def _find_hold(wallet: Wallet, job: WalletJob) -> Entry | None:
-    """The hold that was signed for this job, if any that can still become final, or is."""
-    before: int | None = None
-    while page := wallet.journal.history(200, before):
-        for entry in page:
-            if entry.purpose == _make_purpose(job) and entry.state is not State.REJECTED:
-                return entry
-        before = page[-1].number
-    return None
+    return find_signed(wallet, _make_purpose(job))
 
 
 # -- starting ---------------------------------------------------------------------------------------------------------

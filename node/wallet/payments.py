@@ -8,7 +8,7 @@ only if its owner asks twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,9 +19,19 @@ from node.addresses import decode_address, encode_address
 from node.errors import Unreachable, UserError
 from node.wallet.journal import Entry, State
 from node.wallet.lots import Lot, choose_lots, read_lots
-from node.wallet.sending import WAIT_SECONDS, Outcome, find_pending, is_open, read_account, reread, submit_entry
+from node.wallet.sending import (
+    WAIT_SECONDS,
+    Outcome,
+    find_pending,
+    is_open,
+    read_account,
+    reread,
+    submit_entry,
+)
+from node.wallet.suspended import check_not_suspended
 from node.wallet.unlocking import finish_entry, list_lost
 from protocol.credits import format_credits
+from protocol.identifiers import compute_account_id
 from protocol.limits import MEMO_BYTES_MAX
 from protocol.records import (
     NONE,
@@ -29,6 +39,7 @@ from protocol.records import (
     Kind,
     Output,
     RecordDraft,
+    Rotate,
     Transfer,
     account_scope,
     decode_record,
@@ -83,6 +94,7 @@ def plan_transfer(wallet: Wallet, payment: Payment, account: api.Account | None 
         raise UserError("that is this wallet's own address: there is nothing to pay")
     check_text(payment.memo, MEMO_BYTES_MAX, "memo")
     account = account or read_account(wallet)
+    check_not_suspended(account)
     programs = {program.id for program in wallet.client.get_programs() if program.is_transferable}
 
     def is_payable(lot: Lot) -> bool:
@@ -105,10 +117,18 @@ def check_text(text: str, bytes_max: int, what: str) -> None:
 # -- signing --------------------------------------------------------------------------------------------------------
 
 
-def sign_next(wallet: Wallet, key: Ed25519PrivateKey, kind: Kind, purpose: str, build_body: BuildBody) -> Entry | None:
+def sign_next(
+    wallet: Wallet,
+    key: Ed25519PrivateKey,
+    kind: Kind,
+    purpose: str,
+    build_body: BuildBody,
+    cosigners: Sequence[Ed25519PrivateKey] = (),
+) -> Entry | None:
     """Sign the account's next record and write it down; it is not sent yet.
 
-    `build_body` chooses the credits from the account as it is now; nobody else signs for this wallet meanwhile.
+    `build_body` chooses the credits from the account as it is now; nobody else signs for this wallet meanwhile. A
+    rotation is signed by its new key, too: `cosigners`.
     Returns None when an earlier record is not final yet: then nothing was signed.
 
     Raises: UserError; Unreachable.
@@ -117,9 +137,13 @@ def sign_next(wallet: Wallet, key: Ed25519PrivateKey, kind: Kind, purpose: str, 
         if find_pending(wallet):
             return None
         account = read_account(wallet)
+        check_key(wallet, account, key)
+        if kind in (Kind.TRANSFER, Kind.HOLD):
+            check_not_suspended(account)
         body = build_body(account)
         federation = wallet.federation
-        public_key = key.public_key().public_bytes_raw()
+        keys = (key, *cosigners)
+        signers = tuple(each.public_key().public_bytes_raw() for each in keys)
         head = decode_address(AddressKind.RECORD, account.head) if account.head else NONE
 
         def make_record(sequence: int, _before: bytes | None) -> tuple[bytes, bytes]:
@@ -127,13 +151,27 @@ def sign_next(wallet: Wallet, key: Ed25519PrivateKey, kind: Kind, purpose: str, 
             if sequence != account.next_sequence:
                 raise UserError("the node and this wallet disagree about the account's next slot: nothing was signed")
             scope = account_scope(wallet.account)
-            draft = RecordDraft(kind, account.epoch, scope, sequence, head, body, (public_key,))
-            record = sign_record(federation, draft, [key])
+            draft = RecordDraft(kind, account.epoch, scope, sequence, head, body, signers)
+            record = sign_record(federation, draft, keys)
             assert has_valid_signatures(record)
             return record.id, record.encoded
 
         return wallet.journal.append(
             account_scope(wallet.account), purpose, make_record, sequence_min=account.next_sequence
+        )
+
+
+def check_key(wallet: Wallet, account: api.Account, key: Ed25519PrivateKey) -> None:
+    """Raise UserError unless the node has this key in force: what another one signs no member votes for."""
+    public_key = key.public_key().public_bytes_raw()
+    if account.key is not None:
+        is_in_force = account.key == public_key
+    else:
+        is_in_force = compute_account_id(wallet.federation, public_key) == wallet.account
+    if not is_in_force:
+        raise UserError(
+            f"{wallet.node_url} has another key of this account in force: another machine of this wallet has rotated "
+            "it just now, or the node lags. Nothing was signed; run the command again"
         )
 
 
@@ -145,6 +183,7 @@ def spend(
     build_body: BuildBody,
     wait_seconds: float = WAIT_SECONDS,
     entry: Entry | None = None,
+    cosigners: Sequence[Ed25519PrivateKey] = (),
 ) -> Outcome:
     """Finish what is pending, then sign, write down and send the account's next record, and wait for its receipt.
 
@@ -159,7 +198,7 @@ def spend(
     for _ in range(ROUNDS_MAX):
         if entry is None:
             lost += _finish_pending(wallet, key, wait_seconds)
-            entry = sign_next(wallet, key, kind, purpose, build_body)
+            entry = sign_next(wallet, key, kind, purpose, build_body, cosigners)
             if entry is None:
                 continue
         outcome = finish_entry(wallet, key, entry, wait_seconds)
@@ -173,6 +212,8 @@ def _finish_pending(wallet: Wallet, key: Ed25519PrivateKey, wait_seconds: float)
     """Raise UserError unless all that the account signed before is final now, or lost its slot; those that did."""
     before = find_pending(wallet)
     while pending := find_pending(wallet):
+        if isinstance(decode_record(wallet.federation, pending[0].record).body, Rotate):
+            raise UserError("a new key of this wallet is on its way: finish that first with `allmende wallet rotate`")
         try:
             outcome = finish_entry(wallet, key, pending[0], wait_seconds)
         except Unreachable as error:

@@ -14,8 +14,9 @@ from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
 from node.errors import Unreachable, UserError
 from node.wallet.journal import Entry, State
+from node.wallet.suspended import list_suspensions
 from node.wallet.verify import verify_final
-from protocol.errors import InvalidInput, Reason, Rejected
+from protocol.errors import WAITING_REASONS, InvalidInput, Reason, Rejected
 from protocol.receipts import VerifiedReceipt, verify_receipt
 from protocol.records import NONE, Record, account_scope
 
@@ -46,6 +47,8 @@ class Outcome(NamedTuple):
     """Why a node refused it, or why its proof does not hold; empty when nobody said no."""
     is_contested: bool = False
     """The node says that the slot has other claims, too: only its owner can free it."""
+    is_waiting: bool = False
+    """The refusal may pass by itself: the very same bytes may be sent again later."""
     lost: tuple[Entry, ...] = ()
     """Records of earlier commands that lost their slots meanwhile: what they were for was not done."""
 
@@ -109,7 +112,7 @@ def _check_head(wallet: Wallet, account: api.Account, latest: Entry | None) -> N
         raise UserError(f"{wallet.node_url} contradicts itself about this account: ask another node with --node")
     if sequence == 0 or (latest is not None and latest.state is State.FINAL and latest.record_id == head):
         return
-    proven = _read_final_record(wallet, head)
+    proven = read_final_record(wallet, head)
     record = proven.record if proven else None
     if record is None or (record.scope, record.sequence) != (account_scope(wallet.account), sequence - 1):
         raise UserError(
@@ -117,7 +120,7 @@ def _check_head(wallet: Wallet, account: api.Account, latest: Entry | None) -> N
         )
 
 
-def _read_final_record(wallet: Wallet, record_id: bytes) -> Proven | None:
+def read_final_record(wallet: Wallet, record_id: bytes) -> Proven | None:
     """A record that the node proves to be final, or None."""
     answer = wallet.client.get_record(encode_address(AddressKind.RECORD, record_id))
     if answer is None or answer.receipt is None:
@@ -134,15 +137,19 @@ def settle_slot(wallet: Wallet, sequence: int) -> Record | None:
     proven = _find_final_in_slot(wallet, sequence)
     if proven is None:
         return None
+    note_final(wallet, proven)
+    return proven.record
+
+
+def note_final(wallet: Wallet, proven: Proven) -> None:
+    """Write down what is final in a slot, and that nothing else which this wallet signed for it ever will be."""
     record = proven.record
-    entries = wallet.journal.slot(record.scope, sequence)
-    if any(entry.record_id == record.id for entry in entries):
-        wallet.journal.mark_final(record.id, proven.receipt)
-    for entry in entries:
-        if entry.record_id != record.id:
+    for entry in wallet.journal.slot(record.scope, record.sequence):
+        if entry.record_id == record.id:
+            wallet.journal.mark_final(record.id, proven.receipt)
+        else:
             winner = encode_address(AddressKind.RECORD, record.id)
             wallet.journal.mark_rejected(entry.record_id, f"{winner} is final in its slot")
-    return record
 
 
 def _find_final_in_slot(wallet: Wallet, sequence: int) -> Proven | None:
@@ -151,7 +158,7 @@ def _find_final_in_slot(wallet: Wallet, sequence: int) -> Proven | None:
         page = wallet.client.get_account_records(wallet.address, limit=api.HISTORY_LIMIT_MAX, before=before)
         for answer in page.records:
             if answer.account == wallet.address and answer.sequence == sequence:
-                proven = _read_final_record(wallet, decode_address(AddressKind.RECORD, answer.id))
+                proven = read_final_record(wallet, decode_address(AddressKind.RECORD, answer.id))
                 wanted = (account_scope(wallet.account), sequence)
                 return proven if proven and (proven.record.scope, proven.record.sequence) == wanted else None
         before = page.before
@@ -191,13 +198,18 @@ def submit_entry(wallet: Wallet, entry: Entry, wait_seconds: float = WAIT_SECOND
             wallet.journal.mark_sent(entry.record_id)
             if answer.receipt is not None:
                 return handle_receipt(wallet, entry, answer.receipt)
-            if time.monotonic() - started >= LOOK_SECONDS / 2 and wallet.client.get_slot(wallet.address).is_contested:
+            if time.monotonic() - started >= LOOK_SECONDS / 2 and _is_contested(wallet, entry):
                 why = "its slot has other claims: `allmende wallet unlock` frees it"
                 return Outcome(reread(wallet, entry), None, why, is_contested=True)
             if remaining <= pause:
                 return Outcome(reread(wallet, entry), None, "")
         time.sleep(min(pause, remaining))
         pause = min(2 * pause, RETRY_SECONDS_MAX)
+
+
+def _is_contested(wallet: Wallet, entry: Entry) -> bool:
+    """Whether the node knows other claims to a slot of the account. Of other scopes' slots it does not tell."""
+    return entry.scope == account_scope(wallet.account) and wallet.client.get_slot(wallet.address).is_contested
 
 
 def handle_receipt(wallet: Wallet, entry: Entry, receipt: bytes) -> Outcome:
@@ -216,10 +228,14 @@ def _handle_refusal(wallet: Wallet, entry: Entry, rejection: Rejected) -> Outcom
         answer = wallet.client.get_record(encode_address(AddressKind.RECORD, entry.record_id))
         if answer is not None and answer.receipt is not None:
             return handle_receipt(wallet, entry, answer.receipt)
-        settle_slot(wallet, entry.sequence)
+        if entry.scope == account_scope(wallet.account):
+            settle_slot(wallet, entry.sequence)
     reason = rejection.reason.name.lower().replace("_", " ")
     refusal = f"{reason}: {rejection.detail}" if rejection.detail else reason
-    return Outcome(reread(wallet, entry), None, refusal, rejection.reason is Reason.SLOT_CONTESTED)
+    if rejection.reason is Reason.SUSPENDED:
+        refusal = "; ".join([refusal, *list_suspensions(wallet.client.get_account(wallet.address))])
+    is_contested, is_waiting = rejection.reason is Reason.SLOT_CONTESTED, rejection.reason in WAITING_REASONS
+    return Outcome(reread(wallet, entry), None, refusal, is_contested, is_waiting)
 
 
 def reread(wallet: Wallet, entry: Entry) -> Entry:

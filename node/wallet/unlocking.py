@@ -168,7 +168,7 @@ class _Unlocking:
         self._key = key
         self._public_key = key.public_key().public_bytes_raw()
         self._slot = (account_scope(wallet.account), sequence)
-        self._wish = wish
+        self._wish = wish if wish is not None and self._is_signed_by_us(wish) else None
         self._asked = 0
         self._unfit: set[bytes] = set()
         """Records that a rule forbids now."""
@@ -212,9 +212,13 @@ class _Unlocking:
                 record = decode_record(self._wallet.federation, encoded)
             except InvalidInput:
                 continue
-            is_claim = (record.scope, record.sequence) == self._slot and record.signers == (self._public_key,)
-            if is_claim and has_valid_signatures(record):
+            is_claim = (record.scope, record.sequence) == self._slot
+            if is_claim and self._is_signed_by_us(record) and has_valid_signatures(record):
                 self._claims[record.id] = record
+
+    def _is_signed_by_us(self, record: Record) -> bool:
+        """By the key in force: what a key before a rotation signed, no member votes for any more."""
+        return record.signers[0] == self._public_key
 
     # -- one attempt ------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from protocol.charter import Charter, FoundedCharter
 
 VERSION = 1
+_NUMBERS = ("version", "genesis_seconds", "epoch_seconds", "key_index")
 SETTINGS_NAME = "wallet.json"
 KEY_NAME = "wallet.key"
 JOURNAL_NAME = "journal.sqlite"
@@ -38,6 +39,9 @@ AMENDMENTS_NAME = "amendments"
 """Receipts of the amendments that the wallet knows of; nothing is lost with this file."""
 LOCK_NAME = "wallet.lock"
 KEY_PURPOSE = "wallet"
+ROTATIONS_MAX = 100
+"""How many rotations on other machines a wallet looks for."""
+
 LOCK_SECONDS = 30.0
 """How long one command waits while another chooses credits and signs; that takes a second on a slow line."""
 
@@ -56,6 +60,9 @@ class Settings(NamedTuple):
     genesis_seconds: int
     """Copied out of the charter, as is the next: dates are shown without reading it."""
     epoch_seconds: int
+    key_index: int = 0
+    """Which of the keys that grow from the words is in force: `public_key` is that one's. The address is the hash of
+    the first one for ever."""
 
 
 class Wallet:
@@ -120,8 +127,7 @@ class Wallet:
         _make_directory(home)
         Journal(home / JOURNAL_NAME).close()
         save_key(home / KEY_NAME, compute_entropy(mnemonic), passphrase, purpose=KEY_PURPOSE)
-        content = (json.dumps(settings._asdict(), indent=2) + "\n").encode()
-        write_atomically(home / SETTINGS_NAME, content, replace=False)
+        write_atomically(home / SETTINGS_NAME, _encode_settings(settings), replace=False)
         return cls(home, settings, None, clock)
 
     @classmethod
@@ -227,17 +233,48 @@ class Wallet:
     # -- keys ---------------------------------------------------------------------------------------------------
 
     def unlock(self, passphrase: Passphrase | str | None) -> Ed25519PrivateKey:
-        """The key of the wallet's account.
+        """The key in force of the wallet's account. When another machine of the wallet rotated it, the node says so.
 
         Raises: UserError when the passphrase is wrong, or the key is not the one that `wallet.json` names.
         """
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        return self._find_key(self.unlock_words(passphrase))
 
-        key = Ed25519PrivateKey.from_private_bytes(self.derive_seed(passphrase, "account"))
-        found = key.public_key().public_bytes_raw().hex()
-        if found != self.settings.public_key:
+    def unlock_with_next(self, passphrase: Passphrase | str | None) -> tuple[Ed25519PrivateKey, Ed25519PrivateKey]:
+        """The key in force, and the one that the words give next. Raises: UserError as `unlock` does."""
+        words = self.unlock_words(passphrase)
+        return self._find_key(words), _derive_account_key(words, self.settings.key_index + 1)
+
+    def _find_key(self, words: str) -> Ed25519PrivateKey:
+        """What the node says is believed only as far as the words give that very key."""
+        index = self.settings.key_index
+        key = _derive_account_key(words, index)
+        public_key = key.public_key().public_bytes_raw()
+        if public_key.hex() != self.settings.public_key:
             raise UserError(f"{KEY_NAME} and {SETTINGS_NAME} in {self.home} belong to two different wallets")
-        return key
+        in_force = self._ask_key()
+        if in_force in (None, public_key):
+            return key
+        for later in range(index + 1, index + 1 + ROTATIONS_MAX):
+            found = _derive_account_key(words, later)
+            if found.public_key().public_bytes_raw() == in_force:
+                self.note_key(later, in_force)
+                return found
+        return key  # the node lags, or is wrong: nothing is signed while it disagrees
+
+    def _ask_key(self) -> bytes | None:
+        from node.errors import Unreachable
+
+        try:
+            return self.client.get_account(self.address).key
+        except Unreachable:
+            return None
+
+    def note_key(self, index: int, public_key: bytes) -> None:
+        """The ledger has this key in force now; everything is signed with it from here on."""
+        from node.files import write_atomically
+
+        self.settings = self.settings._replace(key_index=index, public_key=public_key.hex())
+        write_atomically(self.home / SETTINGS_NAME, _encode_settings(self.settings))
 
     def unlock_words(self, passphrase: Passphrase | str | None) -> str:
         """The 24 words: the whole wallet. Raises: UserError when the passphrase is wrong."""
@@ -307,6 +344,18 @@ def check_no_wallet(home: Path) -> None:
         )
 
 
+def _derive_account_key(words: str, index: int) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from node.mnemonics import derive_seed
+
+    return Ed25519PrivateKey.from_private_bytes(derive_seed(words, "account", index))
+
+
+def _encode_settings(settings: Settings) -> bytes:
+    return (json.dumps(settings._asdict(), indent=2) + "\n").encode()
+
+
 def _read_settings(path: Path, content: bytes) -> Settings:
     damaged = UserError(f"{path} is damaged: restore it from a backup, or run `allmende wallet restore` elsewhere")
     try:
@@ -319,8 +368,8 @@ def _read_settings(path: Path, content: bytes) -> Settings:
         raise UserError(f"{path} was written by a later version: update allmende")
     values = []
     for name in Settings._fields:
-        value = document.get(name)
-        if type(value) is not (int if name in ("version", "genesis_seconds", "epoch_seconds") else str):
+        value = document.get(name, Settings._field_defaults.get(name))
+        if type(value) is not (int if name in _NUMBERS else str):
             raise damaged
         values.append(value)
     return Settings._make(values)

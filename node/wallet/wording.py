@@ -12,16 +12,23 @@ from node.addresses import Kind as AddressKind
 from node.addresses import encode_address
 from protocol.credits import format_credits
 from protocol.records import (
+    Amend,
     Body,
     Enrol,
     Grant,
     Hold,
     Kind,
+    Leave,
     Program,
+    Reclaim,
+    ReclaimRequest,
     Record,
+    Reinstate,
+    Rotate,
     ScopeKind,
     Settle,
     Sponsor,
+    Suspend,
     Transfer,
 )
 
@@ -52,7 +59,7 @@ def get_movements(record: Record) -> list[Movement]:
 
 def describe(record: Record) -> Iterator[str]:
     """Lines for people: the kind, and what it moves."""
-    yield f"{Kind(record.kind).name.lower()} {encode_address(AddressKind.RECORD, record.id)}"
+    yield f"{describe_kind(record)} {encode_address(AddressKind.RECORD, record.id)}"
     yield f"by {describe_scope(record)}, slot {record.sequence}, epoch {record.epoch}"
     for movement in get_movements(record):
         to = "in escrow for" if isinstance(record.body, Hold) else "to"
@@ -66,7 +73,10 @@ def describe_scope(record: Record) -> str:
     if record.scope[0] == ScopeKind.ACCOUNT:
         return encode_address(AddressKind.ACCOUNT, record.account)
     if record.scope[0] == ScopeKind.HOLD:
-        return f"the payee of the hold {encode_address(AddressKind.RECORD, record.account)}"
+        writer = "payer" if isinstance(record.body, Reclaim) else "payee"
+        return f"the {writer} of the hold {encode_address(AddressKind.RECORD, record.account)}"
+    if record.scope[0] == ScopeKind.CHARTER:
+        return "the federation"
     return f"the person of the tag {record.account.hex()}"
 
 
@@ -92,6 +102,46 @@ def _describe_rest(body: Body) -> Iterator[str]:
             yield f"takes {format_credits(amount)} credits by voucher {body.voucher_sequence}; the rest goes back"
             if job_receipt:
                 yield f"names the job receipt {job_receipt.hex()}"
+        case ReclaimRequest(hold=hold):
+            yield f"asks for the credits of the hold {encode_address(AddressKind.RECORD, hold)} back"
+        case Reclaim():
+            yield "takes everything back that was put aside; the payee did not settle in its time"
+        case Rotate(key=key):
+            yield f"gives the account the new key {key.hex()}"
+        case _:
+            yield from _describe_decision(body)
+
+
+def _describe_decision(body: Body) -> Iterator[str]:
+    """What institutions decide about accounts and the charter."""
+    match body:
+        case Leave(member=member, account=account):
+            yield f"{encode_address(AddressKind.ACCOUNT, account)} leaves member {member} at the end of the epoch"
+        case Suspend(member=member, account=account, reason=reason, until_epoch=until_epoch):
+            name = encode_address(AddressKind.ACCOUNT, account)
+            yield f"member {member} suspends {name} until the end of epoch {until_epoch}, reason {reason}"
+            yield f"appeal: {_printable(body.appeal)}"
+            if body.evidence:
+                yield f"decided on what has the SHA-256 {body.evidence.hex()}"
+        case Reinstate(member=member, account=account):
+            yield f"member {member} ends its suspension of {encode_address(AddressKind.ACCOUNT, account)}"
+        case Amend(charter=charter):
+            yield f"changes the charter; the next one has {len(charter)} bytes"
+
+
+def describe_kind(record: Record) -> str:
+    """The kind in words."""
+    return Kind(record.kind).name.lower().replace("_", " ")
+
+
+def describe_note(record: Record) -> str:
+    """The few words that a record has for its reader: a payment's memo, a suspension's appeal; else empty."""
+    match record.body:
+        case Transfer(memo=memo) if memo:
+            return f'"{_printable(memo)}"'
+        case Suspend(until_epoch=until_epoch, appeal=appeal):
+            return f"until the end of epoch {until_epoch}, appeal: {_printable(appeal)}"
+    return ""
 
 
 def to_document(record: Record) -> dict[str, Any]:

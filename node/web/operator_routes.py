@@ -13,7 +13,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from node import api
 from node.errors import UserError
 from node.web.routes import Services
-from node.web.services import AmendmentActions, OperatorActions, WebServices
+from node.web.services import AmendmentActions, ConductActions, OperatorActions, WebServices
 
 DryRun = Annotated[bool, QueryParameter(description="Say what would be done, and do nothing.")]
 
@@ -28,6 +28,12 @@ def _get_amendments(services: WebServices) -> AmendmentActions:
     if services.amendments is None:
         raise UserError("this node holds no member key: act on the machine that has it")
     return services.amendments
+
+
+def _get_conduct(services: WebServices) -> ConductActions:
+    if services.conduct is None:
+        raise UserError("this node holds no member key: sign on the machine that has it")
+    return services.conduct
 
 
 @post("/operator/programs", tags=["operator"], status_code=200)
@@ -100,6 +106,24 @@ async def unlock_amendment(services: Services, record_id: FromPath[str], dry_run
     return await _get_amendments(services).unlock_amendment(record_id, dry_run=dry_run)
 
 
+@post("/operator/suspensions", tags=["operator"], status_code=200)
+async def suspend(services: Services, data: JSONBody[api.SuspendOrder], dry_run: DryRun = False) -> api.Signed:
+    """Stop an account for a while."""
+    return await _get_conduct(services).suspend(data, dry_run=dry_run)
+
+
+@post("/operator/reinstatements", tags=["operator"], status_code=200)
+async def reinstate(services: Services, data: JSONBody[api.ReinstateOrder], dry_run: DryRun = False) -> api.Signed:
+    """End a suspension before its time."""
+    return await _get_conduct(services).reinstate(data, dry_run=dry_run)
+
+
+@post("/operator/leaves", tags=["operator"], status_code=200)
+async def complete_leave(services: Services, data: JSONBody[api.LeaveOrder], dry_run: DryRun = False) -> api.Signed:
+    """Let a person go who signed for it."""
+    return await _get_conduct(services).complete_leave(data.record, dry_run=dry_run)
+
+
 OPERATOR_ROUTES = (
     pick_checkpoint,
     fetch_archive,
@@ -112,4 +136,7 @@ OPERATOR_ROUTES = (
     propose_amendment,
     approve_amendment,
     unlock_amendment,
+    suspend,
+    reinstate,
+    complete_leave,
 )

@@ -206,6 +206,12 @@ async def submit_proposal(services: Services, request: AnyRequest, wait: Wait = 
     return _describe_submission(services, record_id)
 
 
+@get("/suspensions", tags=["ledger"])
+async def get_suspensions(services: Services) -> list[api.Suspension]:
+    """Accounts that a member has stopped for a while, why, and to whom their owners can turn."""
+    return services.views.list_suspensions()
+
+
 @get("/programs", tags=["budgets"])
 async def get_programs(services: Services) -> list[api.Program]:
     """All compute budgets of the federation."""
@@ -248,9 +254,15 @@ def _describe_request(stored: StoredRequest) -> api.BudgetRequest:
 
 @get("/offers", tags=["jobs"])
 async def get_offers(services: Services) -> list[api.Offer]:
-    """Machines that donors offer now. Each is signed; the reader checks it."""
-    offers = services.store.list_offers(int(services.clock()))
-    return [api.Offer(name_account(donor), encoded, expires) for donor, encoded, expires in offers]
+    """Machines that donors offer now, but not those of suspended donors: no member votes for a hold in their favour.
+
+    Each is signed; the reader checks it."""
+    ledger, epoch = services.member.replica.ledger, services.views.epoch
+    return [
+        api.Offer(name_account(donor), encoded, expires)
+        for donor, encoded, expires in services.store.list_offers(int(services.clock()))
+        if not ledger.is_suspended(donor, epoch)
+    ]
 
 
 @put(
@@ -371,6 +383,7 @@ PUBLIC_ROUTES = (
     submit_record,
     post_unlock,
     submit_proposal,
+    get_suspensions,
     get_programs,
     post_budget_request,
     get_budget_request,

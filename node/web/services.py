@@ -18,10 +18,11 @@ from node.web.charter_views import CharterViews
 from node.web.mailboxes import Mailboxes
 from node.web.problems import NotFound
 from node.web.views import LedgerViews
-from protocol.budgets import BudgetRequest, decode_budget_request
+from protocol.budgets import decode_budget_request
 from protocol.errors import Reason, Rejected
-from protocol.identifiers import compute_account_id
 from protocol.quotes import decode_offer
+from protocol.records import account_scope
+from protocol.rules import find_turn
 
 
 class OperatorActions(Protocol):
@@ -41,6 +42,14 @@ class AmendmentActions(Protocol):
     async def propose(self, order: api.AmendmentOrder, *, dry_run: bool = False) -> api.Signed: ...
     async def approve_amendment(self, record_id: str, *, dry_run: bool = False) -> api.Signed: ...
     async def unlock_amendment(self, record_id: str, *, dry_run: bool = False) -> api.Signed: ...
+
+
+class ConductActions(Protocol):
+    """What an institution does about the accounts that it vouches for, as `node.operator.conduct` has it."""
+
+    async def suspend(self, order: api.SuspendOrder, *, dry_run: bool = False) -> api.Signed: ...
+    async def reinstate(self, order: api.ReinstateOrder, *, dry_run: bool = False) -> api.Signed: ...
+    async def complete_leave(self, encoded: bytes, *, dry_run: bool = False) -> api.Signed: ...
 
 
 def read_version() -> str:
@@ -65,6 +74,7 @@ class WebServices:
     blobs: BlobStore
     operator: OperatorActions | None = None
     amendments: AmendmentActions | None = None
+    conduct: ConductActions | None = None
     describe_network: Callable[[], tuple[list[api.Peer], dict[str, int]]] = describe_no_network
     """Peers, and bytes received by protocol."""
     list_addresses: Callable[[], Mapping[str, str]] = dict
@@ -88,8 +98,8 @@ class WebServices:
     def accept_offer(self, encoded: bytes) -> bool:
         """Keep a donor's offer, from the donor or from another node; True when it is news.
 
-        Raises: InvalidInput; Rejected when it has ended, ends too late, or no member vouches for the donor now;
-        StoreFull.
+        Raises: InvalidInput; Rejected when it has ended, ends too late, no member vouches for the donor now, or one
+        has suspended it; StoreFull.
         """
         charter, now = self.member.charter, int(self.clock())
         offer = decode_offer(charter, encoded)
@@ -103,6 +113,8 @@ class WebServices:
             raise Rejected(Reason.REFERENCE_MISSING, "no member of this federation vouches for this donor")
         if sponsor.until_epoch < self.views.epoch:
             raise Rejected(Reason.REFERENCE_MISSING, "the member's word for this donor has ended")
+        if self.member.replica.ledger.is_suspended(donor, self.views.epoch):
+            raise Rejected(Reason.SUSPENDED, "a member has suspended this donor for some time")
         is_new = self.store.put_offer(donor, encoded, offer.valid_until)
         if is_new:
             for callback in self.on_offer:
@@ -126,10 +138,9 @@ class WebServices:
         known = self.store.get_budget_request(request_id)
         if known is None and request.epoch not in self.member.compute_open_epochs():
             raise Rejected(Reason.EPOCH_WRONG, f"the request is for epoch {request.epoch}")
-        self.store.put_budget_request(request_id, request.program, self._name_person(request), encoded)
+        if find_turn(self.member.replica.ledger, account_scope(request.account), request.person_key) is None:
+            raise Rejected(Reason.WRITER_WRONG, "the request is not signed by the account's key in force")
+        self.store.put_budget_request(request_id, request.program, request.account, encoded)
         found = self.store.get_budget_request(request_id)
         assert found is not None
         return found
-
-    def _name_person(self, request: BudgetRequest) -> bytes:
-        return compute_account_id(self.member.charter.federation, request.person_key)

@@ -19,7 +19,7 @@ from protocol.attempts import FIRST_ROUND
 from protocol.contests import Slot
 from protocol.ledger import HoldPhase, HoldState, ProgramState
 from protocol.messages import compute_frontier_digest
-from protocol.records import Kind, Record, ScopeKind, Settle, account_scope, hold_scope
+from protocol.records import Kind, Record, ScopeKind, Settle, Suspend, account_scope, hold_scope
 from protocol.rules import find_turn
 from protocol.statements import UnlockRequest, encode_signed, is_signed_by_writer
 
@@ -28,7 +28,7 @@ JOBS_MAX = 500
 
 _ACCOUNT_FIELDS = frozenset({"account", "payee", "donor"})
 _PROGRAM_FIELDS = frozenset({"program", "gift_program"})
-_RECORD_FIELDS = frozenset({"enrolment", "sponsor"})
+_RECORD_FIELDS = frozenset({"enrolment", "sponsor", "hold", "request"})
 
 
 def name_account(account: bytes) -> str:
@@ -173,6 +173,7 @@ class LedgerViews:
             for lot, amount in sorted(ledger.balances.get(account, {}).items())
             if amount
         ]
+        enrolments = ((record, ledger.enrolments[record]) for record in self._enrolments_of.get(account, ()))
         sponsors = ((record, ledger.sponsors[record]) for record in self._sponsors_of.get(account, ()))
         return api.Account(
             address=name_account(account),
@@ -182,17 +183,46 @@ class LedgerViews:
             millicredits=sum(lot.millicredits for lot in lots if not 0 < lot.expiry_epoch < epoch),
             lots=lots,
             enrolments=[
-                api.Enrolment(name_record(record), ledger.enrolments[record].member)
-                for record in self._enrolments_of.get(account, ())
+                api.Enrolment(name_record(record), state.member, state.until_epoch) for record, state in enrolments
             ],
             sponsorships=[
                 api.Sponsorship(name_record(record), state.member, state.until_epoch) for record, state in sponsors
             ],
+            key=ledger.get_key(account),
+            suspensions=self._describe_suspensions(account),
             pending=[
                 name_record(record.id)
                 for record in (*self._list_open_records(scope), *self._member.submissions.list_of(account))
             ],
         )
+
+    def list_suspensions(self) -> list[api.Suspension]:
+        """Every suspension that lasts, of any member."""
+        return [entry for account in self._ledger.suspensions for entry in self._describe_suspensions(account)]
+
+    def _describe_suspensions(self, account: bytes) -> list[api.Suspension]:
+        """Those that last; reason and appeal as far as this node has the record."""
+        charter, found = self._ledger.charter, []
+        for member_account, until_epoch in self._ledger.suspensions.get(account, {}).items():
+            if until_epoch < self.epoch:
+                continue
+            name = self._member.history.suspensions.get((account, member_account))
+            record = self._member.get_record(name) if name is not None else None
+            body = record.body if record is not None and isinstance(record.body, Suspend) else None
+            number = charter.member_accounts.get(member_account, 0)
+            found.append(
+                api.Suspension(
+                    account=name_account(account),
+                    member=number,
+                    member_name=charter.members[number].name if number else "a member that left",
+                    until_epoch=until_epoch,
+                    reason=body.reason if body else 0,
+                    appeal=body.appeal if body else "",
+                    evidence=(body.evidence.hex() or None) if body else None,
+                    record=name_record(record.id) if record else None,
+                )
+            )
+        return found
 
     def _read_indexes(self) -> None:
         """Take in what has applied since the last call: both tables only grow, in the order of application."""
@@ -326,6 +356,7 @@ class LedgerViews:
 
     def _build_job(self, hold: bytes, state: HoldState) -> api.Job:
         receipts = list(self._find_job_receipt(hold))
+        end = self._ledger.heads.get(hold_scope(hold))
         return api.Job(
             hold=name_record(hold),
             payer=name_account(state.payer),
@@ -337,6 +368,10 @@ class LedgerViews:
             state=_HOLD_STATES[state.phase],
             quote=state.terms.quote.hex(),
             receipt=receipts[0].hex() if receipts else None,
+            ended_by=name_record(end.record) if end else None,
+            grace_seconds=state.terms.grace_seconds,
+            reclaim_request=name_record(state.request) if state.request else None,
+            reclaim_seconds_left=self._member.running_clock.compute_seconds_left(state.request),
         )
 
     def _find_job_receipt(self, hold: bytes) -> Iterator[bytes]:

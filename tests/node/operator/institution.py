@@ -3,10 +3,12 @@
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node.addresses import Kind, encode_address
+from node import api
+from node.addresses import Kind, decode_address, encode_address
 from node.keystore import Key
 from node.member import LedgerMember
 from node.operator.actions import OperatorActions
+from node.operator.conduct import ConductActions
 from node.operator.founding import DraftOptions, FounderCard, compose_draft, join_signatures, open_draft, sign_draft
 from node.operator.outbox import Outbox
 from node.storage.store import Store
@@ -18,6 +20,8 @@ from protocol.identifiers import compute_account_id
 GENESIS_SECONDS = 1_800_000_000
 EPOCH_SECONDS = 1000
 CAP = 1_000_000
+ALLOWANCE = 1000
+DRAFT = api.ProgramDraft("Students", "An hour each", ALLOWANCE, 2, False, ["train", "infer"])
 
 
 def make_keys(number):
@@ -61,6 +65,7 @@ class Institution:
             Outbox(self.path / "outbox", self.charter.federation),
             final_seconds=5 if is_speaking else 0,
         )
+        self.conduct = ConductActions(self.actions, lambda: self.now)
         self.scope = trio.CancelScope()
         if is_speaking:
             self.nursery.start_soon(self.speak, self.scope)
@@ -81,9 +86,32 @@ class Institution:
         self.people += 1
         key = key or Ed25519PrivateKey.from_private_bytes(bytes([0, self.people]) * 16)
         public_key = key.public_key().public_bytes_raw()
-        request = BudgetRequest(program, 1, epoch, tag or bytes([self.people]) * 32, public_key, "Please!", b"", b"")
+        account = compute_account_id(self.charter.federation, public_key)
+        tag = tag or bytes([self.people]) * 32
+        request = BudgetRequest(program, 1, epoch, tag, account, public_key, "Please!", b"", b"")
         request = request.sign(self.charter, key)
         request_id = request.compute_id(self.charter.federation)
-        account = compute_account_id(self.charter.federation, public_key)
         self.store.put_budget_request(request_id, program, account, request.encode())
         return encode_address(Kind.RECORD, request_id), account
+
+
+def name_program(program):
+    return encode_address(Kind.PROGRAM, program)
+
+
+def name_account(account):
+    return encode_address(Kind.ACCOUNT, account)
+
+
+async def make_program(institution, **changes):
+    draft = api.ProgramDraft(**{**{f: getattr(DRAFT, f) for f in DRAFT.__struct_fields__}, **changes})
+    signed = await institution.actions.create_program(draft)
+    assert [record.state for record in signed.records] == ["applied"]
+    return decode_address(Kind.RECORD, signed.records[0].id)
+
+
+async def make_participants(institution, program, count):
+    asked = [institution.ask(program) for _ in range(count)]
+    for request, _ in asked:
+        await institution.actions.approve(request)
+    return [account for _, account in asked]

@@ -11,33 +11,18 @@ from node.operator import actions
 from protocol.errors import Rejected
 from protocol.receipts import verify_receipt
 from protocol.records import FREE_LOT, Lot
-from tests.node.operator.institution import CAP, EPOCH_SECONDS
+from tests.node.operator.institution import (
+    ALLOWANCE,
+    CAP,
+    DRAFT,
+    EPOCH_SECONDS,
+    make_participants,
+    make_program,
+    name_account,
+    name_program,
+)
 
-ALLOWANCE = 1000
-DRAFT = api.ProgramDraft("Students", "An hour each", ALLOWANCE, 2, False, ["train", "infer"])
 DONOR = encode_address(Kind.ACCOUNT, bytes([9]) * 32)
-
-
-def name_program(program):
-    return encode_address(Kind.PROGRAM, program)
-
-
-def name_account(account):
-    return encode_address(Kind.ACCOUNT, account)
-
-
-async def make_program(institution, **changes):
-    draft = api.ProgramDraft(**{**{f: getattr(DRAFT, f) for f in DRAFT.__struct_fields__}, **changes})
-    signed = await institution.actions.create_program(draft)
-    assert [record.state for record in signed.records] == ["applied"]
-    return decode_address(Kind.RECORD, signed.records[0].id)
-
-
-async def make_participants(institution, program, count):
-    asked = [institution.ask(program) for _ in range(count)]
-    for request, _ in asked:
-        await institution.actions.approve(request)
-    return [account for _, account in asked]
 
 
 def get_balance(institution, account, program, epoch=3):

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from contextlib import contextmanager
+from hashlib import sha256
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -19,6 +20,7 @@ from node.config import NodeHome
 from node.operator.founding import FounderCard
 from protocol.budgets import BudgetRequest
 from protocol.charter import decode_founded_charter
+from protocol.identifiers import compute_account_id
 
 
 @pytest.fixture
@@ -181,8 +183,9 @@ def ask(url, program, member):
         charter = decode_founded_charter(client.get_charter().founded).charter
         key = Ed25519PrivateKey.generate()
         public_key = key.public_key().public_bytes_raw()
+        account = compute_account_id(charter.federation, public_key)
         request = BudgetRequest(
-            decode_address(Kind.PROGRAM, program), member, 1, os.urandom(32), public_key, "Hi", b"", b""
+            decode_address(Kind.PROGRAM, program), member, 1, os.urandom(32), account, public_key, "Hi", b"", b""
         )
         return client.post_budget_request(request.sign(charter, key).encode())
 
@@ -214,6 +217,20 @@ def test_an_institution_gives_its_first_budget(allmende, tmp_path, home):
         assert "Nothing to grant" in allmende("program", "grant", program, "--home", home)
         with NodeClient(url) as client:
             assert client.get_account(first.account).millicredits == 2500
+
+        evidence = tmp_path / "case.txt"
+        evidence.write_text("What happened.")
+        suspend = ("program", "suspend", first.account, "--reason", 3, "--days", 14, "--appeal", "board@a.org")
+        assert "Nobody can be asked" in allmende(*suspend, "--home", home, status=1)
+        assert "Would be signed" in allmende(*suspend, "--home", home, "--dry-run")
+        assert "No account is suspended" in allmende("program", "suspended", "--home", home)
+        allmende(*suspend, "--evidence", evidence, "--home", home, "-y")
+        assert "appeal: board@a.org" in allmende("program", "suspended", "--url", url)
+        (entry,) = allmende("program", "suspended", "--home", home, "--json")["suspensions"]
+        assert entry["evidence"] == sha256(evidence.read_bytes()).hexdigest()
+        allmende("program", "reinstate", first.account, "--home", home, "-y")
+        assert "No account is suspended" in allmende("program", "suspended", "--home", home)
+        assert "no request to leave" in allmende("program", "leave", evidence, "--home", home, "-y", status=1)
 
         sponsored = allmende("member", "sponsor", first.account, "--epochs", 2, "--home", home, "-y", "--json")
         assert sponsored["records"][0]["state"] == "applied"

@@ -17,18 +17,23 @@ import pytest
 from node import api
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
+from node.wallet.job_spec import read_job_file
+from node.wallet.jobs import hold_job, open_job, plan_job, start_job
 from node.wallet.wallet import Wallet
 from protocol.budgets import decode_budget_request
 from protocol.errors import InvalidInput, Rejected
 from protocol.identifiers import compute_account_id
 from protocol.records import (
     Kind,
+    Sponsor,
     account_scope,
+    hold_scope,
 )
 from protocol.statements import (
     encode_signed,
 )
 from tests.node.wallet.lone_federation import EPOCH_SECONDS, Federation
+from tests.node.wallet.scripted_donor import DONOR_PUBLIC, FUNDS, ScriptedDonor
 
 WORDS = "legal winner thank year wave sausage worth useful legal winner thank year wave sausage worth useful " + (
     "legal winner thank year wave sausage worth title"
@@ -142,6 +147,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return api.RecordPage([self._record(record_id, False) for record_id in ids], rest)
             case ["GET", "records", record]:
                 return self._record(decode_address(AddressKind.RECORD, record), True)
+            case ["GET", "jobs", hold]:
+                return self._job(decode_address(AddressKind.RECORD, hold))
             case ["GET", "programs"]:
                 return self._programs()
             case ["POST", "unlocks"]:
@@ -189,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
             for lot, amount in balances.items()
         ]
         enrolments = [
-            api.Enrolment(_text(AddressKind.RECORD, record_id), state.member)
+            api.Enrolment(_text(AddressKind.RECORD, record_id), state.member, state.until_epoch)
             for record_id, state in ledger.enrolments.items()
             if state.account == account
         ]
@@ -202,6 +209,13 @@ class _Handler(BaseHTTPRequestHandler):
             lots,
             enrolments,
             [],
+            ledger.get_key(account),
+            [
+                api.Suspension(
+                    _text(AddressKind.ACCOUNT, account), 1, "Hochschule", until_epoch, 3, "board@x.org", None, ""
+                )
+                for until_epoch in ledger.suspensions.get(account, {}).values()
+            ],
         )
         for name, value in self.server.overrides.items():
             setattr(answer, name, value)
@@ -223,6 +237,27 @@ class _Handler(BaseHTTPRequestHandler):
             {},
             record.encoded,
             federation.receipt(record_id) if with_receipt else None,
+        )
+
+    def _job(self, hold):
+        federation = self.server.federation
+        ledger = federation.replica.ledger
+        state, end = ledger.holds[hold], ledger.heads.get(hold_scope(hold))
+        return api.Job(
+            _text(AddressKind.RECORD, hold),
+            _text(AddressKind.ACCOUNT, state.payer),
+            _text(AddressKind.ACCOUNT, state.payee),
+            state.terms.job_class,
+            state.epoch,
+            state.amount,
+            None if state.is_open else state.paid,
+            "HELD",
+            "",
+            None,
+            _text(AddressKind.RECORD, end.record) if end else None,
+            state.terms.grace_seconds,
+            _text(AddressKind.RECORD, state.request) if state.request else None,
+            federation.compute_seconds_left(state.request),
         )
 
     def _programs(self):
@@ -247,11 +282,10 @@ class _Handler(BaseHTTPRequestHandler):
         federation = self.server.federation
         body, state = federation.requests[request_id]
         request = decode_budget_request(federation.charter, body)
-        account = compute_account_id(federation.charter.federation, request.person_key)
         return api.BudgetRequest(
             request_id,
             _text(AddressKind.PROGRAM, request.program),
-            _text(AddressKind.ACCOUNT, account),
+            _text(AddressKind.ACCOUNT, request.account),
             request.text,
             state,
         )
@@ -334,6 +368,47 @@ def fund(federation):
         return program
 
     return give
+
+
+@pytest.fixture
+def donor(wallet, federation, fund):
+    fund(wallet, FUNDS)
+    account = compute_account_id(wallet.charter.federation, DONOR_PUBLIC)
+    with federation.lock:
+        sponsor = federation.sign(Kind.SPONSOR, federation.member_account, Sponsor(1, account, federation.epochs[-1]))
+    donor = ScriptedDonor(wallet, wallet.client, sponsor.id)
+    wallet.__dict__["client"] = donor
+    yield donor
+    wallet.__dict__["client"] = donor.client
+
+
+@pytest.fixture
+def write_job(tmp_path):
+    def write(**fields):
+        folder = tmp_path / "work"
+        folder.mkdir(exist_ok=True)
+        (folder / "input.txt").write_text("seven\n")
+        lines = ["name: count", "run: wc input.txt", "max_duration: 100s"]
+        lines += [f"{name}: {value}" for name, value in fields.items()]
+        (folder / "job.yaml").write_text("\n".join(lines) + "\n")
+        return read_job_file(folder / "job.yaml")
+
+    return write
+
+
+@pytest.fixture
+def connect(donor):
+    return lambda url: donor
+
+
+@pytest.fixture
+def running(wallet, donor, write_job, connect):
+    """A job that was paid for and started, and a follower of it."""
+    spec = write_job()
+    job = open_job(wallet, plan_job(wallet, spec), connect)
+    hold_job(wallet, wallet.unlock(None), job, spec)
+    start_job(wallet, job, connect)
+    return job
 
 
 @pytest.fixture

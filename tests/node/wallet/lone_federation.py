@@ -76,10 +76,21 @@ class Federation:
         self.last = LogPosition(0, b"")
         self.lock = threading.Lock()
         self.requests = {}
+        self.grace_is_over = False
 
     @property
     def epochs(self):
         return self.charter.compute_open_epochs(int(time.time()))
+
+    @property
+    def circumstances(self):
+        ripe = self.replica.ledger.requests if self.grace_is_over else ()
+        return Circumstances(self.epochs, 0, ripe)
+
+    def compute_seconds_left(self, request):
+        if request not in self.replica.ledger.requests:
+            return None
+        return 0 if self.grace_is_over else 3600
 
     def say(self, records=(), wishes=(), unvoted=()):
         """The next batch: records with their votes, and an owner's wishes with records that are not voted for yet."""
@@ -103,7 +114,7 @@ class Federation:
         self.voter.handle_admission(admission)
         for record in admission.applied:
             self.history.note(record, self.replica.ledger)
-        self.voter.handle_contests(Circumstances(self.epochs))
+        self.voter.handle_contests(self.circumstances)
 
     def say_all(self, **first):
         """Speak until there is nothing left to say."""
@@ -116,7 +127,7 @@ class Federation:
         request = decode_unlock_request(encoded)
         contest = self.replica.contests.get(request.slot)
         if contest is None or request not in contest.requests.values():
-            self.voter.check_request(request, Circumstances(self.epochs))
+            self.voter.check_request(request, self.circumstances)
             self.say_all(wishes=[Unlock(encoded)])
         contest = self.replica.contests.get(request.slot)
         chosen = contest.choose_promises(Round(0, request.attempt)) if contest else {}
@@ -137,7 +148,7 @@ class Federation:
         proposal, encoded = split_proposal(body)
         record = decode_record(self.charter.federation, encoded)
         if not self.receipt(record.id):
-            self.voter.check_proposal(decode_slot_proposal(proposal), record, Circumstances(self.epochs))
+            self.voter.check_proposal(decode_slot_proposal(proposal), record, self.circumstances)
             unvoted = [] if self.replica.locate(record.id) else [record]
             self.say_all(wishes=[Proposal(proposal)], unvoted=unvoted)
         return record
@@ -149,7 +160,7 @@ class Federation:
             if not has_valid_signatures(record):
                 raise Rejected(Reason.SIGNATURE_INVALID)
             try:
-                self.voter.check_introduction(record, Circumstances(self.epochs))
+                self.voter.check_introduction(record, self.circumstances)
             except Rejected as rejection:
                 if rejection.reason in WAITING_REASONS:
                     return record

@@ -11,6 +11,8 @@ from node.addresses import Kind, encode_address
 from node.cli import run
 from node.wallet.budget_requests import FILE_NAME, read_requests
 from protocol.budgets import decode_budget_request
+from protocol.records import Kind as RecordKind
+from protocol.records import RecordDraft, decode_record, has_valid_signatures
 
 
 @pytest.fixture
@@ -112,3 +114,22 @@ def test_what_went_to_the_institutions_own_node_is_known_at_another(ask, federat
     institution = start_node(federation)
     ask("request", "Students", "-y", "--node", institution.url)
     assert get_standings(ask) == {"Students": "open"}
+
+
+def test_leaving_writes_a_file_that_the_institution_completes(ask, wallet, federation, fund, tmp_path):
+    fund(wallet, 1000)
+    out = tmp_path / "ada.leave"
+    assert ask("leave", "Students", "--out", str(out), "--dry-run")["member"] == 1
+    assert not out.exists()
+    assert "Nobody can be asked" in ask("leave", "--member", "1", "--out", str(out), status=1)["error"]
+    ask("leave", "--member", "1", "--out", str(out), "-y")
+    half = decode_record(federation.charter.federation, out.read_bytes())
+    assert not has_valid_signatures(half), "it can't be handed in as it is"
+    draft = RecordDraft(RecordKind.LEAVE, *half[1:7])
+    signature = federation.member_key.sign(half.id)
+    record = draft.assemble(federation.charter.federation, [signature, half.signatures[1]])
+    with federation.lock:
+        federation.submit(record.encoded)
+        assert federation.receipt(record.id)
+    assert "left it already" in ask("leave", "Students", "-y", status=1)["error"]
+    assert get_standings(ask, "--all") == {"Students": "holds"}

@@ -118,8 +118,9 @@ def test_an_earlier_payment_that_lost_its_slot_is_named_and_not_forgotten(
     wallet, federation, program, payment, capsys, receiver
 ):
     entry = sign(wallet, payment)
+    other = sign_elsewhere(wallet, program, 7)
     with federation.lock:
-        federation.submit(sign_elsewhere(wallet, program, 7).encoded)
+        federation.submit(other.encoded)
     assert run(["wallet", "send", receiver, "1", "-y", "--home", str(wallet.home)]) == 0
     assert f"Not done: {entry.purpose}" in capsys.readouterr().err
 

@@ -15,8 +15,8 @@ from protocol.identifiers import compute_account_id
 
 
 def test_a_new_wallet_knows_its_address_and_pins_the_charter(wallet, federation):
-    again = Wallet.open(wallet.home)
-    key = again.unlock(None)
+    with Wallet.open(wallet.home) as again:
+        key = again.unlock(None)
     assert again.federation == federation.charter.federation
     assert again.charter.encoded == federation.charter.encoded
     assert again.account == compute_account_id(again.federation, key.public_key().public_bytes_raw())

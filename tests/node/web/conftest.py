@@ -98,7 +98,7 @@ class Federation:
 
     def sign_budget_request(self, program: bytes | None = None, member: int = 1, epoch: int = 1) -> BudgetRequest:
         request = BudgetRequest(
-            program or self.program.id, member, epoch, b"u" * 32, public(self.donor_key), "please", b"", b""
+            program or self.program.id, member, epoch, b"u" * 32, self.donor, public(self.donor_key), "please", b"", b""
         )
         return request.sign(self.charter, self.donor_key)
 

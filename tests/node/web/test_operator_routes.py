@@ -9,6 +9,7 @@ from node.addresses import Kind, decode_address, encode_address
 from node.errors import UserError
 from node.keystore import Key
 from node.operator.actions import OperatorActions
+from node.operator.conduct import ConductActions
 from node.operator.outbox import Outbox
 
 DRAFT = api.ProgramDraft("Students", "for courses", 10**6, 1, True, ["train"])
@@ -20,6 +21,7 @@ async def node(start, federation, tmp_path):
         outbox = Outbox(tmp_path / "outbox", federation.id)
         member_key = Key(federation.member_key.private_bytes_raw(), "member")
         running.services.operator = OperatorActions(running.member, member_key, outbox)
+        running.services.conduct = ConductActions(running.services.operator)
         yield running
 
 
@@ -73,3 +75,17 @@ async def test_a_node_without_a_member_key_says_so(start):
     async with start() as node:
         with pytest.raises(UserError, match="no member key"):
             await node.call("create_program", DRAFT, place=node.socket)
+
+
+async def test_an_institution_suspends_and_reinstates_and_everybody_can_read_it(node, federation):
+    await node.make_final(federation.program, federation.enrolment)
+    person = encode_address(Kind.ACCOUNT, federation.person)
+    order = api.SuspendOrder(person, 3, 14, b"", "board@a.org")
+    await node.call("suspend", order, place=node.socket)
+    (entry,) = await node.call("get_suspensions")
+    assert (entry.account, entry.appeal, entry.member_name) == (person, "board@a.org", "University")
+    assert (await node.call("get_account", person)).suspensions == [entry]
+    with pytest.raises(UserError):
+        await node.call("suspend", order)
+    await node.call("reinstate", api.ReinstateOrder(person), place=node.socket)
+    assert await node.call("get_suspensions") == []

@@ -13,12 +13,16 @@ from node import api
 from node.addresses import Kind, encode_address
 from node.client import RecordRefused
 from node.errors import Unreachable, UserError
+from node.running_clock import RunningClock
+from node.web.views import name_record
 from protocol.charter import decode_founded_charter
 from protocol.contests import Contest
 from protocol.errors import Reason, Rejected
 from protocol.receipts import verify_receipt
-from protocol.records import account_scope
+from protocol.records import Draw, Hold, Reclaim, ReclaimRequest, Rotate, Suspend, Terms, account_scope, hold_scope
+from protocol.records import Kind as RecordKind
 from protocol.statements import encode_signed, sign_slot_proposal, sign_unlock_request
+from tests.node.web.conftest import make_key, public
 
 ACCOUNT, RECORD = Kind.ACCOUNT, Kind.RECORD
 MAILBOX = sha256(b"mailbox").digest()
@@ -199,6 +203,20 @@ async def test_an_offer_needs_an_end_a_signature_and_a_member_that_vouches(funde
     assert await funded.call("get_offers") == []
 
 
+async def test_a_suspended_donor_is_offered_to_nobody(funded, federation):
+    offer = federation.sign_offer(int(time.time()) + 600)
+    await funded.call("put_offer", offer.encode())
+    body = Suspend(1, federation.donor, 7, b"", 2, "board@a.org")
+    scope = account_scope(federation.member_account)
+    await funded.make_final(
+        federation.sign(RecordKind.SUSPEND, scope, 2, federation.sponsor.id, body, federation.member_key)
+    )
+    assert await funded.call("get_offers") == []
+    with pytest.raises(RecordRefused) as caught:
+        await funded.call("put_offer", federation.sign_offer(int(time.time()) + 900).encode())
+    assert caught.value.reason is Reason.SUSPENDED
+
+
 async def test_letters_wait_in_their_mailbox(node):
     first = await node.call("post_message", MAILBOX, b"first")
     second = await node.call("post_message", MAILBOX, b"second")
@@ -312,6 +330,47 @@ async def test_a_request_that_the_owner_did_not_sign_is_not_shown(funded, federa
     contest.requests[b"b" * 32, 2] = ask(federation, 7, federation.donor_key)
     shown = await funded.call("get_slot", encode_address(ACCOUNT, federation.person))
     assert (shown.attempt, shown.is_contested) == (5, True)
+
+
+async def test_an_account_shows_the_key_in_force_and_only_that_one_asks_for_a_budget(funded, federation):
+    donor, after = encode_address(ACCOUNT, federation.donor), make_key(77)
+    assert (await funded.call("get_account", donor)).key is None
+    scope = account_scope(federation.donor)
+    rotate = federation.sign(RecordKind.ROTATE, scope, 0, b"", Rotate(public(after)), federation.donor_key, after)
+    await funded.make_final(rotate)
+    assert (await funded.call("get_account", donor)).key == public(after)
+    request = federation.sign_budget_request()
+    with pytest.raises(RecordRefused) as caught:
+        await funded.call("post_budget_request", request.encode())
+    assert caught.value.reason is Reason.WRITER_WRONG
+    signed = request._replace(person_key=public(after)).sign(federation.charter, after)
+    assert (await funded.call("post_budget_request", signed.encode())).account == donor
+
+
+async def test_a_job_shows_how_long_its_donor_may_still_settle_and_what_ended_it(funded, federation):
+    terms = Terms(0, bytes(32), public(make_key(9)), 600, bytes(32), federation.sponsor.id, "train")
+    hold = Hold(federation.donor, (Draw(federation.program.id, 2, 300),), terms)
+    scope = account_scope(federation.person)
+    held = federation.sign(RecordKind.HOLD, scope, 0, b"", hold, federation.person_key)
+    asked = federation.sign(
+        RecordKind.RECLAIM_REQUEST, scope, 1, held.id, ReclaimRequest(held.id), federation.person_key
+    )
+    await funded.make_final(held)
+    before = await funded.call("get_job", name_record(held.id))
+    assert (before.reclaim_request, before.reclaim_seconds_left, before.grace_seconds) == (None, None, 600)
+    await funded.make_final(asked)
+    running = await funded.call("get_job", name_record(held.id))
+    assert running.reclaim_request == name_record(asked.id)
+    assert 590 <= running.reclaim_seconds_left <= 600
+    funded.member.running_clock.save(at_once=True)
+    seconds = [0.0]
+    funded.member.running_clock = RunningClock(funded.store, lambda: seconds[0])
+    seconds[0] = 600.0
+    assert (await funded.call("get_job", name_record(held.id))).reclaim_seconds_left == 0
+    taken = federation.sign(RecordKind.RECLAIM, hold_scope(held.id), 0, b"", Reclaim(asked.id), federation.person_key)
+    await funded.make_final(taken)
+    after = await funded.call("get_job", name_record(held.id))
+    assert (after.state, after.paid, after.ended_by) == ("RECLAIMED", 0, name_record(taken.id))
 
 
 async def test_the_api_describes_itself(node):
