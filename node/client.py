@@ -311,9 +311,8 @@ class NodeClient:
         # An act of the institution waits for its records to become final, and is not repeated unasked.
         content = msgspec.json.encode(order) if order is not None else b""
         path = _add_query(path, dry_run="true" if dry_run else None)
-        answer = self._call(
-            "POST", path, content, wait=ANSWER_SECONDS_MAX, may_repeat=False, content_type="application/json"
-        )
+        media = "application/json"
+        answer = self._call("POST", path, content, wait=ANSWER_SECONDS_MAX, may_repeat=False, content_type=media)
         return _decode(api.Signed, answer[1])
 
     # -- calling ------------------------------------------------------------------------------------------------------

@@ -41,9 +41,7 @@ def sign_leave(wallet: Wallet, key: Ed25519PrivateKey, account: api.Account, mem
     check_key(wallet, account, key)
     enrolment = find_enrolment(wallet, account, member)
     if member not in wallet.charter.members:
-        raise UserError(
-            f"member {member} has left the federation: it grants nothing more, and there is nothing to sign"
-        )
+        raise UserError(f"member {member} has left the federation: it grants nothing any more")
     signers = (wallet.charter.members[member].member_key, key.public_key().public_bytes_raw())
     body = Leave(member, wallet.account)
     place = enrolment.scope, enrolment.sequence + 1, enrolment.id

@@ -63,7 +63,7 @@ def pass_time(members, clocks, seconds):
     """It passes at these members, which then judge what waits, as they do each second."""
     for member, clock in zip(members, clocks, strict=True):
         clock.seconds += seconds
-        member.judge_at_once()
+        member.watch_at_once()
 
 
 def get_phases(members):

@@ -10,7 +10,9 @@ import pytest
 from node.addresses import Kind, encode_address
 from node.cli import run
 from node.wallet.budget_requests import FILE_NAME, read_requests
+from node.wallet.wallet import Wallet
 from protocol.budgets import decode_budget_request
+from protocol.charter import Charter
 from protocol.records import Kind as RecordKind
 from protocol.records import RecordDraft, decode_record, has_valid_signatures
 
@@ -133,3 +135,18 @@ def test_leaving_writes_a_file_that_the_institution_completes(ask, wallet, feder
         assert federation.receipt(record.id)
     assert "left it already" in ask("leave", "Students", "-y", status=1)["error"]
     assert get_standings(ask, "--all") == {"Students": "holds"}
+
+
+def test_an_institution_that_left_the_federation_can_not_be_left_any_more(
+    ask, wallet, federation, fund, tmp_path, monkeypatch
+):
+    fund(wallet, 1000)
+    fields = federation.charter.fields
+    others = tuple(member._replace(number=member.number + 1) for member in fields.members)
+    later = Charter(
+        fields._replace(version=1, prev=federation.charter.id, members=others), federation.charter.federation
+    )
+    monkeypatch.setattr(Wallet, "charter", later)
+    out = tmp_path / "ada.leave"
+    assert "has left the federation" in ask("leave", "--member", "1", "--out", str(out), "-y", status=1)["error"]
+    assert not out.exists()

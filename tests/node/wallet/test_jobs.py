@@ -29,9 +29,7 @@ from protocol.conversation import (
     encode_envelope,
 )
 from protocol.metering import JobState, decode_tick
-from protocol.quotes import (
-    check_hold,
-)
+from protocol.quotes import check_hold
 from protocol.receipts import verify_receipt
 from protocol.records import Kind, Output, Transfer
 from tests.node.wallet.scripted_donor import DONOR, DONOR_PUBLIC, SEAL_SEED
