@@ -17,6 +17,7 @@ from typing import Any
 from unittest import mock
 
 import node.member
+import node.verification
 import protocol.batches
 import protocol.records
 from node.history import AccountHistory
@@ -31,7 +32,7 @@ Parts = Mapping[str, Sequence[tuple[Any, str]]]
 
 REST = "the rest"
 REPLICA_PARTS: Parts = {
-    "signatures": [(node.member, "check_all")],
+    "signatures": [(node.verification, "check_all")],
     "decode, check, encode again": [(node.member, "decode_batch")],
     "hash ids": [(protocol.records, "compute_id"), (protocol.batches, "compute_id")],
     "Merkle leaves and roots": [(protocol.batches, "compute_record_leaf"), (protocol.batches, "compute_root")],
