@@ -157,7 +157,7 @@ def check_predecessor(record: Record, ledger: Ledger) -> None:
 
 def _check_circumstances(record: Record, ledger: Ledger, circumstances: Circumstances) -> None:
     """The rules of the record's kind, and what the member knows beside the ledger, in the order of `Reason`."""
-    if any(ledger.is_suspended(account, record.epoch) for account in _get_suspendable(record)):
+    if ledger.suspensions and any(ledger.is_suspended(it, record.epoch) for it in _get_suspendable(record)):
         raise Rejected(Reason.SUSPENDED, "a member has suspended the account for some time")
     if isinstance(record.body, Amend) and record.id not in circumstances.approved:
         raise Rejected(Reason.NOT_APPROVED, "this member's people have not approved the amendment yet")
