@@ -5,8 +5,7 @@ signs the next batch of ours. No batch leaves before it is on disk (spec 4.4), s
 at, it never signs a second batch for one place in its log. After a restart everything is computed again from the
 stored batches.
 
-Both are written as plain steps (`node/verification.py`); the asynchronous methods add threads for the signature checks
-and the taking of turns, and the ones named `..._at_once` nothing, for a caller who does one thing after the other.
+Both are plain steps (`node/verification.py`): asynchronous methods add threads and turns, those `..._at_once` nothing.
 """
 
 from __future__ import annotations
@@ -195,14 +194,12 @@ class LedgerMember:
 
     def _watch(self) -> Steps[None]:
         self.running_clock.save()
-        now = (self.compute_open_epochs(), self.running_clock.ripe_requests)
-        if now != self._judged_at:
-            self._judged_at = now
+        before, self._judged_at = self._judged_at, (self.compute_open_epochs(), self.running_clock.ripe_requests)
+        if before != self._judged_at:
             yield from self._judge_open_records()
-            self._has_news.set()
         elif self.replica.contests:
             self.voter.handle_contests(self.compute_circumstances())
-            self._has_news.set()
+        self._has_news.set()
 
     async def watch_rates(self) -> None:
         """Batches that came faster than the charter lets their log grow are taken in when it is their time."""

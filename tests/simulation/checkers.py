@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocol.attempts import Claim, Round
+from protocol.attempts import Claim, Round, compute_forced
 from protocol.batches import Batch
 from protocol.contests import Slot
 from protocol.finality import full_mask, iterate_positions
@@ -129,6 +129,8 @@ class Checkers:
                 raise Violation(
                     f"one {kind.__name__.lower()} in a slot and round", f"member {machine.number} said two: {slot[1]}"
                 )
+            if isinstance(statement, Vote) and attempt:
+                self._check_proposal(machine, statement, record)
             if said_round < self._promised.get((machine.number, slot), said_round):
                 raise Violation(
                     "nothing is said below a promise",
@@ -154,6 +156,21 @@ class Checkers:
         if highest is not None and (promise.report is None or promise.report < highest):
             raise Violation(
                 "a promise hides nothing", f"member {machine.number}, {self.world.names.describe_id(highest.record)}"
+            )
+
+    def _check_proposal(self, machine: Machine, vote: Vote, record: Record) -> None:
+        """A vote at a later attempt is for the record that the proposal's promises force, if they force any."""
+        contest = machine.member.replica.contests.get((record.scope, record.sequence))
+        proposal = contest.proposals.get((vote.proposal_batch, vote.proposal_position)) if contest else None
+        if contest is None or proposal is None:
+            return
+        promised = Round(machine.member.replica.version, proposal.attempt)
+        promises = contest.find_promises(promised, proposal.promise_batches)
+        forced = compute_forced(given.report for given in promises or ())
+        if promises is None or (forced is not None and forced != record.id):
+            raise Violation(
+                "a proposal obeys its promises",
+                f"member {machine.number} votes for {self.world.names.describe(record)}",
             )
 
     def note_start(self, machine: Machine) -> None:

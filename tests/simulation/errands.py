@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
-from protocol.records import Lot, Output, Record, account_scope
+from protocol.records import Kind, Lot, Output, Record, RecordDraft, account_scope, sign_record
 from tests.strategies import Person
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class Wallet:
         self.person = person
         self.scope = account_scope(person.account)
         self.is_busy = False
+        self.errand: Errand | None = None
+        """The last record that was sent, alone in its slot."""
         self.sequence = 0
         self.prev = b""
 
@@ -73,7 +75,7 @@ class Wallet:
     @property
     def place(self) -> dict[str, object]:
         """Slot and predecessor of the next record."""
-        return {"sequence": self.sequence, "prev": self.prev}
+        return {"sequence": self.sequence, "prev": self.prev, "epoch": self.world.epoch}
 
     def sign_payment(self, payee: Person, amount: int, memo: str = "") -> Record:
         """A transfer in the next slot."""
@@ -92,7 +94,17 @@ class Wallet:
             self.note_final(record)
             when_final()
 
-        return Errand(self.world, record, go_on, is_honest)
+        errand = Errand(self.world, record, go_on, is_honest)
+        self.errand = errand if is_honest else None
+        return errand
+
+    def renew(self, record: Record) -> Record:
+        """The same payment in the present epoch."""
+        draft = RecordDraft(
+            Kind(record.kind), self.world.epoch, record.scope, record.sequence, record.prev, record.body, record.signers
+        )
+        renewed = sign_record(self.world.stage.federation.id, draft, [self.person.key])
+        return self.world.names.note(renewed, f"{self.person.name} signs {record.id.hex()[:4]} anew")
 
     def note_final(self, record: Record) -> None:
         """The next slot is free to use."""

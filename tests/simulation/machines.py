@@ -72,7 +72,7 @@ class Machine:
         self._member: WatchedMember | None = None
         self._is_speaking_soon = False
         self._is_pulling_soon = False
-        self._pulling: set[int] = set()
+        self._wanted: set[int] = set()
         self.known_of_us: dict[int, int] = {}
         """Peer -> batches of our log that it had when it answered in this process's life."""
 
@@ -91,7 +91,7 @@ class Machine:
 
     def read_clock(self) -> float:
         """Unix seconds as this machine sees them."""
-        return START_SECONDS + self.world.now + self.clock_offset
+        return START_SECONDS + self.world.now + self.world.leap_seconds + self.clock_offset
 
     def read_steady_clock(self) -> float:
         """Seconds of a clock that never jumps."""
@@ -106,7 +106,7 @@ class Machine:
         member.running_clock = RunningClock(self.disk, self.read_steady_clock)
         member.machine = self
         member.on_spoken.append(self.push)
-        member.on_missing_past.append(lambda peer: self._pull_soon(WAKE_SECONDS, int(peer)))
+        member.on_missing_past.append(lambda peer: self._want(int(peer)))
         self._member = member
         self.is_starting = True
         self.run(member.restore_at_once)
@@ -240,18 +240,29 @@ class Machine:
 
     # -- anti-entropy ---------------------------------------------------------------------------------------------
 
-    def _pull_soon(self, seconds: float, peer: int = 0) -> None:
+    def _want(self, peer: int) -> None:
+        """Something of this peer could not be placed: pull from it soon."""
+        if not self._wanted:
+            self.world.after(WAKE_SECONDS, self._pull_wanted)
+        self._wanted.add(peer)
+
+    def _pull_wanted(self) -> None:
+        wanted, self._wanted = sorted(self._wanted), set()
+        for number in wanted if self.is_up else ():
+            self._pull_from(self.world.machines[number])
+
+    def _pull_soon(self, seconds: float) -> None:
         if not self._is_pulling_soon:
             self._is_pulling_soon = True
-            self.world.after(seconds * (0.5 + self.world.random.random()), partial(self._pull, peer))
+            self.world.after(seconds * (0.5 + self.world.random.random()), self._pull)
 
-    def _pull(self, wanted: int) -> None:
+    def _pull(self) -> None:
         self._is_pulling_soon = False
         if not self.is_up:
             return
-        others = [peer for peer in self.world.machines.values() if peer is not self]
+        others = [peer for peer in self.world.machines.values() if peer is not self and peer.is_up]
         unheard = [peer for peer in others if peer.number not in self.known_of_us]
-        chosen = [self.world.machines[wanted]] if wanted else [self.world.random.choice(others)]
+        chosen = self.world.random.sample(others, min(1, len(others)))
         for peer in chosen if self.member.signing.has_heard_quorum else unheard:
             self._pull_from(peer)
         self._pull_soon(PULL_SECONDS if self.member.signing.has_heard_quorum else 4 * FIRST_PULL_SECONDS)

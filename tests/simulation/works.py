@@ -19,6 +19,9 @@ HONEST = (0, 1)
 
 CHEATS = (2, 3)
 
+EPOCH_SECONDS, GRACE_SECONDS = 3600.0, 60.0
+"""As `tests/strategies.py` founds its federations."""
+
 Work = Callable[["World", Random], None]
 
 
@@ -43,8 +46,10 @@ def buy_job(world: World, random: Random) -> None:
     due = random.randint(0, amount)
 
     def settle() -> None:
-        record = federation.settle(economy.donor, hold, due)
-        Errand(world, world.names.note(record, f"the donor settles {due} of {amount}"), lambda: None)
+        record = federation.settle(economy.donor, hold, due, epoch=world.epoch)
+        world.settles.append(
+            Errand(world, world.names.note(record, f"the donor settles {due} of {amount}"), lambda: None)
+        )
 
     wallet.send(world.names.note(hold, f"{wallet.person.name} puts {amount} aside"), settle)
 
@@ -95,8 +100,29 @@ def fight_over_person(world: World, random: Random) -> None:
     world.counts["fights of writers"] += 1
     for number in random.sample(federation.numbers, 2):
         person = world.stage.people[random.randrange(len(world.stage.people))]
-        record = world.names.note(federation.enrol(number, person, tag), f"member {number} enrols {person.name}")
+        record = world.names.note(
+            federation.enrol(number, person, tag, epoch=world.epoch), f"member {number} enrols {person.name}"
+        )
         Errand(world, record, lambda: None, is_honest=False)
+
+
+def let_epoch_pass(world: World, random: Random) -> None:
+    """An hour passes in which nothing happens: the epoch changes and its grace ends. Honest people sign anew what was
+    not final by then, and free its slot."""
+    if world.leap_seconds:
+        return
+    world.tell("an hour passes")
+    world.leap_seconds = EPOCH_SECONDS + GRACE_SECONDS
+    for errand in world.settles:
+        errand.is_honest = errand.is_done
+    for unlocker in world.unlockers:
+        if unlocker.is_honest and not unlocker.is_done:
+            unlocker.signed.insert(0, unlocker.wallet.renew(unlocker.signed[0]))
+    for wallet in (world.wallets[number] for number in HONEST):
+        if wallet.is_busy and wallet.errand is not None and not wallet.errand.is_done:
+            wallet.errand.is_honest = False
+            record = wallet.errand.record
+            Unlocker(world, wallet, [wallet.renew(record), record], random.getrandbits(32))
 
 
 WORKS: dict[str, tuple[Work, int]] = {
@@ -105,6 +131,7 @@ WORKS: dict[str, tuple[Work, int]] = {
     "pay_on_two_machines": (pay_on_two_machines, 4),
     "pay_twice": (pay_twice, 5),
     "overdraw": (overdraw, 1),
+    "let_epoch_pass": (let_epoch_pass, 1),
     "fight_over_person": (fight_over_person, 1),
 }
 """Name -> what is done, and how often a plan chooses it."""

@@ -22,7 +22,7 @@ from tests.simulation.machines import Machine
 from tests.simulation.names import Names
 from tests.simulation.network import Network
 from tests.simulation.plan import STEP_MS_MAX, Plan, Step
-from tests.simulation.stages import get_stage
+from tests.simulation.stages import START_SECONDS, get_stage
 from tests.simulation.unlocking import Unlocker
 from tests.simulation.works import HONEST, WORKS
 
@@ -46,6 +46,8 @@ class World:
         self.stage = get_stage(plan.weights)
         self.random = Random(f"world {plan.seed}")
         self.now = 0.0
+        self.leap_seconds = 0.0
+        """Hours in which nothing happened."""
         self.is_over = False
         """True when the last errand was sent off: nothing new begins."""
         self.is_telling = tell is not None
@@ -53,6 +55,7 @@ class World:
         self.names = Names()
         self.errands: list[Errand] = []
         self.unlockers: list[Unlocker] = []
+        self.settles: list[Errand] = []
         self.culprits = frozenset(plan.faulty)
         """Members that may contradict themselves; one whose disk was set back belongs to them from then on."""
         self._tell = tell
@@ -82,6 +85,11 @@ class World:
                 raise Violation("members fall silent", f"more than {EVENTS_MAX} events")
             event()
         self.now = end
+
+    @property
+    def epoch(self) -> int:
+        """The epoch by a right clock."""
+        return self.stage.charter.compute_epoch(int(START_SECONDS + self.now + self.leap_seconds))
 
     # -- telling --------------------------------------------------------------------------------------------------
 
