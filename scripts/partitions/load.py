@@ -84,7 +84,7 @@ class Load:
                         self._stopping.wait(RETRY_SECONDS)
                         continue
                     if receipt is not None:
-                        assert verify_receipt(federation.cast.founded.charter, receipt).record == record
+                        assert verify_receipt({0: federation.cast.founded.charter}, receipt).record == record
                         payment.final = time.monotonic()
 
 
