@@ -272,6 +272,14 @@ Charters = Mapping[int, Charter]
 """The versions of one federation's charter, genesis included, by their numbers."""
 
 
+def get_charter(charters: Charters, version: int) -> Charter:
+    """The charter whose keys sign under this version. Raises: InvalidInput when it is not known here."""
+    charter = charters.get(version)
+    if charter is None:
+        raise InvalidInput(f"it was signed under charter version {version}, which is not known here")
+    return charter
+
+
 def compute_quorum(total_weight: int, is_dev: bool = False) -> int:
     """Least weight of which any two sets share more than a third of the whole: floor(2W/3) + 1 (spec 5.1)."""
     return total_weight if is_dev else 2 * total_weight // 3 + 1

@@ -16,7 +16,7 @@ Slot = tuple[bytes, int]
 """(scope, sequence)."""
 
 Place = tuple[bytes, int]
-"""(batch, position) of a statement."""
+"""(batch, position) of a record or of a statement."""
 
 
 class PromiseGiven(NamedTuple):

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 from protocol.attempts import Round
 from protocol.batches import HEADER_BYTES_MAX, compute_batch_id, compute_statement_leaf, decode_header
-from protocol.charter import Charters
+from protocol.charter import Charters, get_charter
 from protocol.codec import Shape, binary, binary_up_to, check_canonical, encode, items, uint, unpack
-from protocol.equivocation import EvidenceKind, ForkEvidence, get_charter, verify_fork
+from protocol.contests import Slot
+from protocol.equivocation import EvidenceKind, ForkEvidence, verify_fork
 from protocol.errors import InvalidInput
 from protocol.limits import (
     PROTOCOL_VERSION,
@@ -41,8 +42,16 @@ from protocol.receipts import (
 )
 from protocol.records import Record, decode_record
 from protocol.signatures import SIGNATURE_BYTES, is_valid_signature
-from protocol.statements import Commit, CommitBatch, Promise, Unlock, Vote, VoteBatch, decode_statement
-from protocol.statements import decode_unlock_request as decode_request
+from protocol.statements import (
+    Commit,
+    CommitBatch,
+    Promise,
+    Unlock,
+    Vote,
+    VoteBatch,
+    decode_statement,
+    decode_unlock_request,
+)
 
 EVIDENCE_BYTES_MAX = 2 * RECEIPT_BYTES_MAX + 64
 """Two receipts are the largest proof."""
@@ -240,7 +249,7 @@ def _verify_hidden_commit(
     return Verdict(kind, (spoken.header.member,), (), *slot, (commit.round, promised))
 
 
-def _verify_unlock(charters: Charters, promise: Spoken, shown: ShownUnlock) -> tuple[tuple[bytes, int], int]:
+def _verify_unlock(charters: Charters, promise: Spoken, shown: ShownUnlock) -> tuple[Slot, int]:
     """The slot and attempt of the request that a promise answers; its batch is named by its hash alone."""
     assert isinstance(promise.statement, Promise)
     header = decode_header(shown.header_bytes)
@@ -254,8 +263,8 @@ def _verify_unlock(charters: Charters, promise: Spoken, shown: ShownUnlock) -> t
     statement = decode_statement(shown.statement_bytes)
     if not isinstance(statement, Unlock):
         raise InvalidInput("what the promise answers is no request")
-    request = decode_request(statement.request)
-    return (request.scope, request.sequence), request.attempt
+    request = decode_unlock_request(statement.request)
+    return request.slot, request.attempt
 
 
 def _verify_two_finals(charters: Charters, kind: EvidenceKind, first: bytes, second: bytes) -> Verdict:

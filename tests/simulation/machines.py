@@ -18,8 +18,8 @@ from protocol.batches import decode_batch
 from protocol.contests import PromiseGiven, Slot
 from protocol.errors import Rejected
 from protocol.messages import (
+    LogHead,
     LogLocator,
-    Place,
     compute_frontier_digest,
     compute_locators,
     compute_missing,
@@ -283,7 +283,7 @@ class Machine:
         self,
         peer: Machine,
         start: int,
-        heads: tuple[Place, ...],
+        heads: tuple[LogHead, ...],
         known: int,
         asked: tuple[LogLocator, ...] = (),
     ) -> None:
@@ -298,7 +298,7 @@ class Machine:
             self.note_heard(peer, known)
 
     def answer_pull(
-        self, asker: Machine, start: int, heads: tuple[Place, ...], known: int, locators: tuple[LogLocator, ...]
+        self, asker: Machine, start: int, heads: tuple[LogHead, ...], known: int, locators: tuple[LogLocator, ...]
     ) -> None:
         """Send what comes after the locators, a piece of it."""
         if self.is_up:
@@ -311,7 +311,7 @@ class Machine:
         self,
         peer: Machine,
         start: int,
-        heads: tuple[Place, ...],
+        heads: tuple[LogHead, ...],
         known: int,
         piece: tuple[bytes, ...],
         asked: tuple[LogLocator, ...],
