@@ -24,7 +24,7 @@ from node.operator.outbox import Outbox
 from node.storage.store import StoredRequest
 from node.submissions import Busy
 from protocol.budgets import BudgetRequest, decode_budget_request
-from protocol.charter import Charter
+from protocol.charter import Charter, find_member
 from protocol.credits import AMOUNT_MAX, format_credits
 from protocol.errors import WAITING_REASONS, Reason, Rejected
 from protocol.limits import (
@@ -225,7 +225,8 @@ class OperatorActions:
         if state is None:
             raise UserError("this node knows no such program: see `allmende program ls`")
         if state.member != self.member.number:
-            owner = self._charter.members[state.member].name
+            member = find_member(self._ledger.charters, state.member)
+            owner = member.name if member is not None else f"member {state.member}"
             raise UserError(f"the program {state.body.name} is {owner}'s: only {owner} gives from it")
         return state.body
 
