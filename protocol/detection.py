@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from protocol.attempts import Claim, Round
 from protocol.batches import Batch
-from protocol.contests import Place, Slot
+from protocol.contests import Place
 from protocol.equivocation import EvidenceKind
 from protocol.evidence import (
     ShownStatement,
@@ -28,6 +28,7 @@ from protocol.evidence import (
     show_unlock,
     verify_evidence,
 )
+from protocol.identifiers import Slot
 from protocol.receipts import FetchProvable, build_receipt, get_attempt
 from protocol.records import Record, has_valid_signatures
 from protocol.replica import Replica
@@ -102,7 +103,7 @@ def list_contested_slots(replica: Replica, fetch: FetchProvable) -> dict[Slot, l
     introductions = replica.get_open_introductions()
     claiming = [record for introduction in introductions for record in introduction.records.values()]
     for record in (*claiming, *replica.get_losers()):
-        claims.setdefault((record.scope, record.sequence), set()).add(record.id)
+        claims.setdefault(record.slot, set()).add(record.id)
     for slot, ids in claims.items():
         ids.update(_find_applied(replica, fetch, slot))
     return {slot: sorted(ids) for slot, ids in sorted(claims.items()) if len(ids) > 1}

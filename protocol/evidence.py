@@ -17,9 +17,9 @@ from protocol.attempts import Round
 from protocol.batches import HEADER_BYTES_MAX, compute_batch_id, compute_statement_leaf, decode_header
 from protocol.charter import Charters, get_charter
 from protocol.codec import Shape, binary, binary_up_to, check_canonical, encode, items, uint, unpack
-from protocol.contests import Slot
 from protocol.equivocation import EvidenceKind, ForkEvidence, verify_fork
 from protocol.errors import InvalidInput
+from protocol.identifiers import Slot
 from protocol.limits import (
     PROTOCOL_VERSION,
     RECORD_BYTES_MAX,
@@ -238,7 +238,7 @@ def _verify_hidden_commit(
     if spoken.header.member != commit.spoken.header.member:
         raise InvalidInput("the commit and the promise are of two members")
     slot, attempt = _verify_unlock(charters, spoken, ShownUnlock._make(unlock))
-    if slot != (commit.record.scope, commit.record.sequence):
+    if slot != commit.record.slot:
         raise InvalidInput("the commit and the promise are about two slots")
     promised = Round(spoken.header.charter_version, attempt)
     if commit.round.version != promised.version or not commit.round < promised:
@@ -300,9 +300,9 @@ def _check_two_records(left: Record, right: Record) -> tuple[bytes, int]:
     """The slot that two records claim. Raises: InvalidInput unless they are two, of one slot, the lower id first."""
     if left.id >= right.id:
         raise InvalidInput("the two records must differ, the lower id first")
-    if (left.scope, left.sequence) != (right.scope, right.sequence):
+    if left.slot != right.slot:
         raise InvalidInput("the two records claim two slots")
-    return left.scope, left.sequence
+    return left.slot
 
 
 _VERIFY: dict[EvidenceKind, Callable[..., Verdict]] = {

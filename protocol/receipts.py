@@ -159,7 +159,7 @@ def verify_amendments(charters: Charters, receipts: Iterable[bytes]) -> dict[int
     for receipt in receipts:
         newest = max(known)
         record = verify_receipt(known, receipt).record
-        if record.kind != Kind.AMEND or (record.scope, record.sequence) != (charter_scope(federation), newest):
+        if record.kind != Kind.AMEND or record.slot != (charter_scope(federation), newest):
             raise InvalidInput(f"the receipt is for something else than the amendment of charter version {newest}")
         after = read_amendment(federation, record)
         if after is None:

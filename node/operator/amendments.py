@@ -16,7 +16,7 @@ from node.operator.actions import OperatorActions
 from node.operator.amending import describe_changes
 from node.operator.vote_cards import VoteCards
 from protocol.attempts import compute_forced, compute_turn
-from protocol.contests import Slot
+from protocol.identifiers import Slot
 from protocol.ledger import read_amendment
 from protocol.records import Amend, Kind, Record, RecordDraft, charter_scope
 from protocol.rules import check_record, find_turn

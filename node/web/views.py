@@ -17,7 +17,7 @@ from node.member import LedgerMember
 from node.web.costly import CostlyView
 from protocol.attempts import FIRST_ROUND
 from protocol.charter import find_member
-from protocol.contests import Slot
+from protocol.identifiers import Slot
 from protocol.ledger import HoldPhase, HoldState, ProgramState
 from protocol.messages import compute_frontier_digest
 from protocol.records import Kind, Record, ScopeKind, Settle, Suspend, account_scope, hold_scope

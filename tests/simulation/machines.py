@@ -15,8 +15,9 @@ from node.errors import UserError
 from node.member import LedgerMember
 from node.running_clock import RunningClock
 from protocol.batches import decode_batch
-from protocol.contests import PromiseGiven, Slot
+from protocol.contests import PromiseGiven
 from protocol.errors import Rejected
+from protocol.identifiers import Slot
 from protocol.messages import (
     LogHead,
     LogLocator,
