@@ -200,7 +200,10 @@ def _verify_shown(charters: Charters, kind: EvidenceKind, raw: tuple[Any, ...]) 
     shown = ShownStatement._make((*raw[:4], StatementProof._make(raw[4])))
     federation = get_charter(charters, 0).federation
     record = decode_record(federation, shown.record_bytes)
-    place = verify_introduction(federation, record, IntroductionProof(shown[1], (), shown[2], shown[3]))
+    introduction = IntroductionProof(
+        shown.introduction_header, (), shown.introduction_position, shown.introduction_path
+    )
+    place = verify_introduction(federation, record, introduction)
     spoken = verify_statement(charters, shown.statement)
     if not isinstance(spoken.statement, _STATEMENTS[kind]):
         raise InvalidInput(f"a statement is not of the kind that the proof is about ({kind.name.lower()})")

@@ -70,7 +70,6 @@ class Admission(NamedTuple):
     """Records that got a certificate, as masks of positions, and in which round."""
     final: list[tuple[Introduction, int]]
     applied: list[Record]
-    touched: list[bytes]
     fork: ForkEvidence | None
 
 
@@ -249,7 +248,7 @@ class Replica:
         assert not self.get_missing_parents(batch), "the set stays closed"
         header = batch.header
         fork = self._extend_log(batch, fetch)
-        admission = Admission(batch, self._introduce(batch), [], [], [], [], fork)
+        admission = Admission(batch, self._introduce(batch), [], [], [], fork)
         for position, statement in enumerate(batch.statements):
             self._count(header, batch.id, position, statement, admission)
         return admission

@@ -37,7 +37,7 @@ from protocol.limits import (
 )
 from protocol.records import Body, Grant, Kind, Program, Record, RecordDraft, Sponsor, account_scope
 from protocol.rules import check_record
-from protocol.signatures import SIGNATURE_BYTES
+from protocol.signatures import NO_SIGNATURE
 
 log = logging.getLogger("allmende.operator")
 
@@ -150,7 +150,7 @@ class OperatorActions:
 
     def check(self, draft: RecordDraft) -> None:
         """Raises: Rejected when no correct member would vote for it, which is known before anything is signed."""
-        unsigned = draft.assemble(self._charter.federation, [bytes(SIGNATURE_BYTES)] * len(draft.signers))
+        unsigned = draft.assemble(self._charter.federation, [NO_SIGNATURE] * len(draft.signers))
         check_record(unsigned, self._ledger, self.member.compute_circumstances())
 
     def check_ready(self) -> None:
