@@ -72,7 +72,7 @@ class Archive:
 
     def check_is_known(self, record: Record) -> None:
         """Raises: UserError when the record's slot was decided before this ledger begins: it may be the final one."""
-        if self._replica.locate(record.id) is None and self._replica.was_decided_before(record.scope, record.sequence):
+        if self._replica.locate(record.id) is None and self._replica.was_decided_before(*record.slot):
             raise UserError("this node does not have records that old: ask another member's node")
 
     def build_receipt(self, record_id: bytes) -> bytes | None:

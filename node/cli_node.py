@@ -166,14 +166,14 @@ def join_federation(home: NodeHome, federation: str, node_url: str, passphrase: 
 
     Raises: UserError when it does not hold or does not name this node; Unreachable.
     """
-    from node.client import fetch_charters
     from node.joining import begin_with_checkpoint, fetch_checkpoint
+    from node.served_charter import fetch_charter
     from node.vote_keys import read_passphrase
 
     federation = federation.strip()
     if _is_installed(home, federation, "--join"):
         return
-    founded, charters, answer = fetch_charters(node_url, federation)
+    founded, charters, answer = fetch_charter(node_url, federation)
     newest = charters[max(charters)]
     text = read_passphrase(home.member_key, passphrase)
     public_keys = (load_key(path, text, purpose=it).public_key for it, path in home.keys if it != "vote")

@@ -17,7 +17,7 @@ import threading
 import time
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
@@ -25,10 +25,8 @@ import msgspec
 from node import api
 from node.connections import Connection, SocketConnection, make_secure_connection
 from node.errors import Refused, Unreachable, UserError
-from protocol.errors import InvalidInput, Reason, Rejected
-
-if TYPE_CHECKING:
-    from protocol.charter import Charters, FoundedCharter
+from node.terminal import make_printable
+from protocol.errors import Reason, Rejected
 
 ARCHIVE_SECONDS_MAX = 6 * 3600.0
 """A ledger of years over a slow line."""
@@ -455,46 +453,4 @@ def _decode(shape: type[Shape], content: bytes) -> Shape:
 
 def _make_line(text: str) -> str:
     """Foreign text for a terminal: one line, printable, bounded."""
-    line = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(line.split())[:_DETAIL_CHARACTERS_MAX]
-
-
-class FetchedCharters(NamedTuple):
-    """What a node serves of the charter, all of it verified, and the answer it came with."""
-
-    founded: FoundedCharter
-    charters: Charters
-    answer: api.Charter
-
-
-def fetch_charters(node_url: str, expected: str | None = None) -> FetchedCharters:
-    """The founding document and the amendments that a node serves: each made final under the version before.
-
-    Raises: UserError when they do not hold or are not of the `expected` federation (an address); Unreachable.
-    """
-    from node.addresses import Kind, decode_address, encode_address
-    from protocol.charter import decode_founded_charter
-    from protocol.receipts import verify_amendments
-
-    client = NodeClient(node_url)
-    try:
-        answer = client.get_charter()
-    finally:
-        client.close()
-    try:
-        founded = decode_founded_charter(answer.founded)
-        receipts = [amendment.receipt for amendment in answer.amendments]
-        charters = verify_amendments({0: founded.charter}, receipts)
-    except InvalidInput as error:
-        raise UserError(f"the charter of {node_url} does not hold ({error}): choose another node") from error
-    found = encode_address(Kind.FEDERATION, founded.charter.federation)
-    if answer.federation != found:
-        raise UserError(f"{node_url} says it serves {answer.federation}, but its charter founds {found}")
-    if expected is not None and decode_address(Kind.FEDERATION, expected) != founded.charter.federation:
-        raise UserError(f"{node_url} serves the federation {found}, and {expected.strip()} was expected")
-    return FetchedCharters(founded, charters, answer)
-
-
-def fetch_founding(node_url: str, expected: str | None = None) -> FoundedCharter:
-    """The founding document alone. Raises: UserError; Unreachable."""
-    return fetch_charters(node_url, expected).founded
+    return " ".join(make_printable(text).split())[:_DETAIL_CHARACTERS_MAX]

@@ -44,7 +44,7 @@ from node.web.server import HttpServer, open_private_listener, open_public_liste
 from node.web.services import WebServices
 from protocol.charter import FoundedCharter
 from protocol.errors import Rejected
-from protocol.messages import Place
+from protocol.messages import LogHead
 
 log = logging.getLogger("allmende.daemon")
 
@@ -190,7 +190,7 @@ class _Daemon:
             self._transport.set_peers(self._neighbours.list_calls())
             self._save_federation()
 
-    def _note_heads(self, peer_id: str, heads: tuple[Place, ...]) -> None:
+    def _note_heads(self, peer_id: str, heads: tuple[LogHead, ...]) -> None:
         self._member.log_rates.note_heads(self._neighbours.get_number(peer_id), heads)
 
     def _take_offer(self, encoded: bytes) -> None:

@@ -6,22 +6,23 @@ What it says is what `protocol.evidence.verify_evidence` found in the signatures
 from __future__ import annotations
 
 from node.addresses import Kind, encode_address
-from protocol.charter import Charter
+from protocol.charter import Charters, find_member
 from protocol.equivocation import EvidenceKind
 from protocol.evidence import Verdict
 from protocol.identifiers import compute_account_id
 from protocol.records import ScopeKind
 
 
-def list_accounts(charter: Charter, verdict: Verdict) -> list[str]:
+def list_accounts(federation: bytes, verdict: Verdict) -> list[str]:
     """The addresses of the accounts whose keys are convicted."""
-    return [encode_address(Kind.ACCOUNT, compute_account_id(charter.federation, key)) for key in verdict.keys]
+    return [encode_address(Kind.ACCOUNT, compute_account_id(federation, key)) for key in verdict.keys]
 
 
-def describe_verdict(charter: Charter, verdict: Verdict) -> str:
-    """One line: who did what."""
-    who = [f"{charter.members[number].name} (member {number})" for number in verdict.members]
-    who += [f"the owner of {address}" for address in list_accounts(charter, verdict)]
+def describe_verdict(charters: Charters, verdict: Verdict) -> str:
+    """One line: who did what. A member that left the federation is named as it was."""
+    members = [(number, find_member(charters, number)) for number in verdict.members]
+    who = [f"{member.name if member else 'somebody'} (member {number})" for number, member in members]
+    who += [f"the owner of {address}" for address in list_accounts(charters[0].federation, verdict)]
     if not who:  # two finals of two rounds
         who = ["members that hold a third of the weight or more, whom this proof does not name,"]
     return f"{' and '.join(who)} {_describe_act(verdict)}"

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from protocol.batches import Batch
-from protocol.messages import Place
+from protocol.messages import LogHead
 from protocol.replica import LogName, Replica, get_log_name
 
 BURST_SECONDS = 10
@@ -47,12 +47,12 @@ class LogRates:
     def _bytes_per_second(self) -> int:
         return self._replica.charter.policy.log_bytes_per_second
 
-    def note_heads(self, teller: int, heads: Iterable[Place]) -> None:
+    def note_heads(self, teller: int, heads: Iterable[LogHead]) -> None:
         """A member told what it holds."""
-        for place in heads:
-            if place.member in self._replica.charter.weights:
-                told = self._heads.setdefault((place.member, place.version), {})
-                told[teller] = max(place.index, told.get(teller, -1))
+        for head in heads:
+            if head.member in self._replica.charter.weights:
+                told = self._heads.setdefault((head.member, head.version), {})
+                told[teller] = max(head.index, told.get(teller, -1))
 
     def is_history(self, batch: Batch) -> bool:
         """True when at least one correct member holds what stands at this place of the log."""

@@ -12,8 +12,9 @@ import trio
 
 from node.submissions import Busy
 from protocol.attempts import Round
-from protocol.contests import PromiseGiven, Slot
+from protocol.contests import PromiseGiven
 from protocol.errors import Reason, Rejected
+from protocol.identifiers import Slot
 from protocol.limits import STATEMENT_BYTES_MAX
 from protocol.receipts import verify_receipt
 from protocol.records import Record, decode_record, has_valid_signatures

@@ -16,8 +16,6 @@ from protocol.limits import EPOCH_MAX, MEMBER_NUMBER_MAX, PROTOCOL_VERSION, PURP
 from protocol.records import Enrol, Kind, RecordDraft, person_scope
 from protocol.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signer, is_valid_signature
 
-NO_SIGNATURE = bytes(SIGNATURE_BYTES)
-
 _REQUEST = items(
     uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
     binary(ID_BYTES),

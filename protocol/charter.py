@@ -272,6 +272,21 @@ Charters = Mapping[int, Charter]
 """The versions of one federation's charter, genesis included, by their numbers."""
 
 
+def get_charter(charters: Charters, version: int) -> Charter:
+    """The charter whose keys sign under this version. Raises: InvalidInput when it is not known here."""
+    charter = charters.get(version)
+    if charter is None:
+        raise InvalidInput(f"it was signed under charter version {version}, which is not known here")
+    return charter
+
+
+def find_member(charters: Charters, number: int) -> Member | None:
+    """The member with this number as the newest version that names it says; None when it never was one."""
+    named = (version for version, charter in charters.items() if number in charter.members)
+    newest = max(named, default=None)
+    return charters[newest].members[number] if newest is not None else None
+
+
 def compute_quorum(total_weight: int, is_dev: bool = False) -> int:
     """Least weight of which any two sets share more than a third of the whole: floor(2W/3) + 1 (spec 5.1)."""
     return total_weight if is_dev else 2 * total_weight // 3 + 1

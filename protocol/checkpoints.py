@@ -7,7 +7,7 @@ same. A quorum holds a correct member, so a certified root is true (spec 10.6).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from protocol.batches import (
@@ -18,13 +18,13 @@ from protocol.batches import (
     decode_header,
     is_signed_header,
 )
-from protocol.charter import Charter, Charters
+from protocol.charter import Charter, Charters, get_charter
 from protocol.codec import binary, binary_up_to, decode, encode, items, list_of, uint
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES, Tag
 from protocol.limits import MEMBERS_MAX, PROTOCOL_VERSION, STATEMENTS_PER_BATCH_MAX
 from protocol.merkle import compute_leaf, compute_levels, compute_path, compute_root_from_path
-from protocol.receipts import ProvableBatch
+from protocol.receipts import PATH_SHAPE, FetchProvable
 from protocol.records import Lot
 from protocol.signatures import SIGNATURE_BYTES
 from protocol.snapshot import FACT_BYTES_MAX, decode_fact
@@ -45,7 +45,7 @@ _PROOF = items(
             binary_up_to(HEADER_BYTES_MAX),
             binary(SIGNATURE_BYTES),
             uint(STATEMENTS_PER_BATCH_MAX - 1),
-            list_of(binary(ID_BYTES), 16),
+            PATH_SHAPE,
         ),
         MEMBERS_MAX,
         1,
@@ -114,7 +114,7 @@ class VerifiedCheckpoint(NamedTuple):
 
 
 def build_checkpoint_proof(
-    charter: Charter, claim: Checkpoint, claims: CheckpointClaims, fetch: Callable[[bytes], ProvableBatch]
+    charter: Charter, claim: Checkpoint, claims: CheckpointClaims, fetch: FetchProvable
 ) -> bytes:
     """The proof that members of a quorum said so; the heaviest that make one are shown."""
     places = claims.get_places(charter.version, claim)
@@ -138,9 +138,7 @@ def verify_checkpoint(charters: Charters, encoded: bytes) -> VerifiedCheckpoint:
     headers = []
     for header_bytes, signature, position, path in shown:
         header = decode_header(header_bytes)
-        charter = charters.get(header.charter_version)
-        if charter is None:
-            raise InvalidInput(f"it was said under charter version {header.charter_version}, which is not known here")
+        charter = get_charter(charters, header.charter_version)
         own_id = compute_batch_id(charter.federation, header_bytes)
         if not is_signed_header(charter, header, own_id, signature):
             raise InvalidInput("a batch in the proof is not signed by a member of this federation")

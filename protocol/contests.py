@@ -10,13 +10,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from protocol.attempts import Claim, Round
+from protocol.identifiers import Slot
 from protocol.statements import SlotProposal, UnlockRequest, encode_signed
 
-Slot = tuple[bytes, int]
-"""(scope, sequence)."""
-
 Place = tuple[bytes, int]
-"""(batch, position) of a statement."""
+"""(batch, position) of a record or of a statement."""
 
 
 class PromiseGiven(NamedTuple):

@@ -8,12 +8,13 @@ meant to be asked now and then, not with every batch (spec 8.7).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
 from protocol.attempts import Claim, Round
 from protocol.batches import Batch
+from protocol.contests import Place
 from protocol.equivocation import EvidenceKind
 from protocol.evidence import (
     ShownStatement,
@@ -27,7 +28,8 @@ from protocol.evidence import (
     show_unlock,
     verify_evidence,
 )
-from protocol.receipts import Place, ProvableBatch, build_receipt, get_attempt
+from protocol.identifiers import Slot
+from protocol.receipts import FetchProvable, build_receipt, get_attempt
 from protocol.records import Record, has_valid_signatures
 from protocol.replica import Replica
 from protocol.statements import (
@@ -46,9 +48,6 @@ with them what contradicts itself, so that list must end somewhere; members are 
 
 RECORDS_CHECKED_MAX = 64
 """Records of one slot whose signatures are checked for that."""
-
-Slot = tuple[bytes, int]
-Fetch = Callable[[bytes], ProvableBatch]
 
 
 class Evidence(NamedTuple):
@@ -81,11 +80,9 @@ Statements = dict[tuple[Slot, int, EvidenceKind, Round], dict[bytes, _Said]]
 """(slot, member, votes or commits, round) -> record -> where it was said first."""
 
 
-def find_evidence(replica: Replica, fetch: Fetch) -> list[Evidence]:
+def find_evidence(replica: Replica, fetch: FetchProvable) -> list[Evidence]:
     """The proofs that this replica's batches hold: of each member one of each kind, which is enough to convict it;
     of contested slots two finals and two records signed by one key, in the order of the slots.
-
-    `fetch` reads a stored batch by its id.
     """
     charters = replica.ledger.charters
     contested = list_contested_slots(replica, fetch)
@@ -100,19 +97,19 @@ def find_evidence(replica: Replica, fetch: Fetch) -> list[Evidence]:
 # -- contested slots --------------------------------------------------------------------------------------------------
 
 
-def list_contested_slots(replica: Replica, fetch: Fetch) -> dict[Slot, list[bytes]]:
+def list_contested_slots(replica: Replica, fetch: FetchProvable) -> dict[Slot, list[bytes]]:
     """Slots for which the set holds two records or more, with the ids of all of them, ascending."""
     claims: dict[Slot, set[bytes]] = {}
     introductions = replica.get_open_introductions()
     claiming = [record for introduction in introductions for record in introduction.records.values()]
     for record in (*claiming, *replica.get_losers()):
-        claims.setdefault((record.scope, record.sequence), set()).add(record.id)
+        claims.setdefault(record.slot, set()).add(record.id)
     for slot, ids in claims.items():
         ids.update(_find_applied(replica, fetch, slot))
     return {slot: sorted(ids) for slot, ids in sorted(claims.items()) if len(ids) > 1}
 
 
-def _find_applied(replica: Replica, fetch: Fetch, slot: Slot) -> Iterator[bytes]:
+def _find_applied(replica: Replica, fetch: FetchProvable, slot: Slot) -> Iterator[bytes]:
     """The record that has applied in a slot: back from the scope's head, each record names the one before."""
     scope, sequence = slot
     head = replica.ledger.heads.get(scope)
@@ -124,7 +121,7 @@ def _find_applied(replica: Replica, fetch: Fetch, slot: Slot) -> Iterator[bytes]
     yield record_id
 
 
-def _read_record(replica: Replica, fetch: Fetch, record_id: bytes) -> Record:
+def _read_record(replica: Replica, fetch: FetchProvable, record_id: bytes) -> Record:
     located = replica.locate(record_id)
     assert located is not None, "a record of a closed set stands in some batch"
     return fetch(located[0].batch).batch.records[located[1]]
@@ -133,7 +130,7 @@ def _read_record(replica: Replica, fetch: Fetch, record_id: bytes) -> Record:
 # -- what members said ------------------------------------------------------------------------------------------------
 
 
-def _find_contradictions(replica: Replica, fetch: Fetch, contested: dict[Slot, list[bytes]]) -> Iterator[bytes]:
+def _find_contradictions(replica: Replica, fetch: FetchProvable, contested: dict[Slot, list[bytes]]) -> Iterator[bytes]:
     """Of each member one proof of two votes, one of two commits and one of a hidden commit, if there are any."""
     reader = _Reader(replica, fetch, contested)
     statements, promises = reader.statements, reader.promises
@@ -162,7 +159,7 @@ def _find_hiding(promises: Iterable[_Promised], commit_round: Round) -> _Promise
     return None
 
 
-def _show(fetch: Fetch, said: _Said) -> ShownStatement:
+def _show(fetch: FetchProvable, said: _Said) -> ShownStatement:
     batch_id, position = said.introduction
     return show_statement(fetch(batch_id), position, fetch(said.batch), said.position)
 
@@ -170,7 +167,7 @@ def _show(fetch: Fetch, said: _Said) -> ShownStatement:
 class _Reader:
     """Goes once through the log, parents first, and notes what members said about contested slots."""
 
-    def __init__(self, replica: Replica, fetch: Fetch, contested: dict[Slot, list[bytes]]) -> None:
+    def __init__(self, replica: Replica, fetch: FetchProvable, contested: dict[Slot, list[bytes]]) -> None:
         self.statements: Statements = {}
         self.promises: dict[tuple[Slot, int], list[_Promised]] = {}
         self._slots = {record_id: slot for slot, ids in contested.items() for record_id in ids}
@@ -214,7 +211,7 @@ class _Reader:
         place = (statement.unlock_batch or batch.id, statement.unlock_position)
         request = self._requests.get(place)
         if request is not None:
-            slot = (request.scope, request.sequence)
+            slot = request.slot
             promised = Round(batch.header.charter_version, request.attempt)
             given = _Promised(slot, promised, statement.report, batch.id, position, place)
             self.promises.setdefault((slot, batch.header.member), []).append(given)
@@ -223,7 +220,7 @@ class _Reader:
 # -- finals and owners ------------------------------------------------------------------------------------------------
 
 
-def _find_two_finals(replica: Replica, fetch: Fetch, contested: dict[Slot, list[bytes]]) -> Iterator[bytes]:
+def _find_two_finals(replica: Replica, fetch: FetchProvable, contested: dict[Slot, list[bytes]]) -> Iterator[bytes]:
     """Of each slot with two finals, one proof."""
     for ids in contested.values():
         finals = [record_id for record_id in ids if replica.is_final(record_id)]
@@ -233,7 +230,7 @@ def _find_two_finals(replica: Replica, fetch: Fetch, contested: dict[Slot, list[
                 yield build_two_finals(first, second)
 
 
-def _find_two_records(replica: Replica, fetch: Fetch, contested: dict[Slot, list[bytes]]) -> Iterator[bytes]:
+def _find_two_records(replica: Replica, fetch: FetchProvable, contested: dict[Slot, list[bytes]]) -> Iterator[bytes]:
     """Of each contested slot a proof against the key that signed two of its records, if one did."""
     for ids in contested.values():
         signed: dict[bytes, Record] = {}
@@ -247,7 +244,7 @@ def _find_two_records(replica: Replica, fetch: Fetch, contested: dict[Slot, list
             signed.update(dict.fromkeys(signers, record))
 
 
-def _read_signed(replica: Replica, fetch: Fetch, record_id: bytes) -> Record:
+def _read_signed(replica: Replica, fetch: FetchProvable, record_id: bytes) -> Record:
     """The record in a spelling whose signatures hold, if some batch spells it so: one that introduces it may break
     them."""
     places = replica.get_introductions(record_id)

@@ -10,7 +10,7 @@ from enum import IntEnum, unique
 from typing import NamedTuple
 
 from protocol.batches import Batch, Header, compute_batch_id, decode_header, is_signed_header
-from protocol.charter import Charter, Charters
+from protocol.charter import Charters, get_charter
 from protocol.codec import encode
 from protocol.errors import InvalidInput
 from protocol.limits import PROTOCOL_VERSION
@@ -53,14 +53,6 @@ def build_fork_evidence(left: Batch, right: Batch) -> ForkEvidence:
     assert left.header[:3] == right.header[:3], "charter version, member and index"
     first, second = sorted((left, right), key=lambda batch: batch.id)
     return ForkEvidence(first.header_bytes, first.signature, second.header_bytes, second.signature)
-
-
-def get_charter(charters: Charters, version: int) -> Charter:
-    """The charter whose keys sign under this version. Raises: InvalidInput when it is not known here."""
-    charter = charters.get(version)
-    if charter is None:
-        raise InvalidInput(f"it was signed under charter version {version}, which is not at hand")
-    return charter
 
 
 def verify_fork(charters: Charters, evidence: ForkEvidence) -> Header:

@@ -19,7 +19,10 @@ class InvalidInput(Exception):
 
 @unique
 class Reason(IntEnum):
-    """Why a member does not vote for a record. When several apply, the lowest number is reported (spec 6.3)."""
+    """Why a member does not vote for a record, or a node or a donor takes something not in.
+
+    When several apply, the lowest number is reported (spec 6.3).
+    """
 
     WRONG_FEDERATION = 1
     """Reserved, as is the next: such records have other ids or are malformed, so both fail before any rule."""

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from protocol.attempts import Round
 from protocol.batches import HEADER_BYTES_MAX, compute_batch_id, compute_statement_leaf, decode_header
-from protocol.charter import Charters
+from protocol.charter import Charters, get_charter
 from protocol.codec import Shape, binary, binary_up_to, check_canonical, encode, items, uint, unpack
-from protocol.equivocation import EvidenceKind, ForkEvidence, get_charter, verify_fork
+from protocol.equivocation import EvidenceKind, ForkEvidence, verify_fork
 from protocol.errors import InvalidInput
+from protocol.identifiers import Slot
 from protocol.limits import (
     PROTOCOL_VERSION,
     RECORD_BYTES_MAX,
@@ -41,8 +42,16 @@ from protocol.receipts import (
 )
 from protocol.records import Record, decode_record
 from protocol.signatures import SIGNATURE_BYTES, is_valid_signature
-from protocol.statements import Commit, CommitBatch, Promise, Unlock, Vote, VoteBatch, decode_statement
-from protocol.statements import decode_unlock_request as decode_request
+from protocol.statements import (
+    Commit,
+    CommitBatch,
+    Promise,
+    Unlock,
+    Vote,
+    VoteBatch,
+    decode_statement,
+    decode_unlock_request,
+)
 
 EVIDENCE_BYTES_MAX = 2 * RECEIPT_BYTES_MAX + 64
 """Two receipts are the largest proof."""
@@ -191,7 +200,10 @@ def _verify_shown(charters: Charters, kind: EvidenceKind, raw: tuple[Any, ...]) 
     shown = ShownStatement._make((*raw[:4], StatementProof._make(raw[4])))
     federation = get_charter(charters, 0).federation
     record = decode_record(federation, shown.record_bytes)
-    place = verify_introduction(federation, record, IntroductionProof(shown[1], (), shown[2], shown[3]))
+    introduction = IntroductionProof(
+        shown.introduction_header, (), shown.introduction_position, shown.introduction_path
+    )
+    place = verify_introduction(federation, record, introduction)
     spoken = verify_statement(charters, shown.statement)
     if not isinstance(spoken.statement, _STATEMENTS[kind]):
         raise InvalidInput(f"a statement is not of the kind that the proof is about ({kind.name.lower()})")
@@ -229,7 +241,7 @@ def _verify_hidden_commit(
     if spoken.header.member != commit.spoken.header.member:
         raise InvalidInput("the commit and the promise are of two members")
     slot, attempt = _verify_unlock(charters, spoken, ShownUnlock._make(unlock))
-    if slot != (commit.record.scope, commit.record.sequence):
+    if slot != commit.record.slot:
         raise InvalidInput("the commit and the promise are about two slots")
     promised = Round(spoken.header.charter_version, attempt)
     if commit.round.version != promised.version or not commit.round < promised:
@@ -240,7 +252,7 @@ def _verify_hidden_commit(
     return Verdict(kind, (spoken.header.member,), (), *slot, (commit.round, promised))
 
 
-def _verify_unlock(charters: Charters, promise: Spoken, shown: ShownUnlock) -> tuple[tuple[bytes, int], int]:
+def _verify_unlock(charters: Charters, promise: Spoken, shown: ShownUnlock) -> tuple[Slot, int]:
     """The slot and attempt of the request that a promise answers; its batch is named by its hash alone."""
     assert isinstance(promise.statement, Promise)
     header = decode_header(shown.header_bytes)
@@ -254,8 +266,8 @@ def _verify_unlock(charters: Charters, promise: Spoken, shown: ShownUnlock) -> t
     statement = decode_statement(shown.statement_bytes)
     if not isinstance(statement, Unlock):
         raise InvalidInput("what the promise answers is no request")
-    request = decode_request(statement.request)
-    return (request.scope, request.sequence), request.attempt
+    request = decode_unlock_request(statement.request)
+    return request.slot, request.attempt
 
 
 def _verify_two_finals(charters: Charters, kind: EvidenceKind, first: bytes, second: bytes) -> Verdict:
@@ -291,9 +303,9 @@ def _check_two_records(left: Record, right: Record) -> tuple[bytes, int]:
     """The slot that two records claim. Raises: InvalidInput unless they are two, of one slot, the lower id first."""
     if left.id >= right.id:
         raise InvalidInput("the two records must differ, the lower id first")
-    if (left.scope, left.sequence) != (right.scope, right.sequence):
+    if left.slot != right.slot:
         raise InvalidInput("the two records claim two slots")
-    return left.scope, left.sequence
+    return left.slot
 
 
 _VERIFY: dict[EvidenceKind, Callable[..., Verdict]] = {

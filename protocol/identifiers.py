@@ -16,6 +16,9 @@ ID_BYTES = 32
 NO_FEDERATION = bytes(ID_BYTES)
 """Stands in the place of the federation id while the genesis charter, which defines it, is hashed."""
 
+Slot = tuple[bytes, int]
+"""(scope, sequence): the place that one record may take (spec 3.2)."""
+
 
 @unique
 class Tag(bytes, Enum):

@@ -1,7 +1,7 @@
 """A short proof that one item stands in a long list, so a receipt needs not carry the whole batch.
 
-The tree of RFC 6962: leaves in order, an odd last node moves up unchanged. The number of leaves is signed with the
-root, so the shape of a path is fixed by (position, count) and no path serves for two positions (spec 2.4).
+The tree of RFC 6962: leaves in order, an odd last node moves up unchanged. The number of leaves stands beside
+the root, so the shape of a path is fixed by (position, count) and no path serves for two positions (spec 2.4).
 """
 
 from __future__ import annotations

@@ -41,12 +41,12 @@ _WANTED_SHAPE = items(list_of(binary(ID_BYTES), PIECE_BATCHES_MAX, 1))
 _PIECE_SHAPE = items(uint(1), list_of(binary_up_to(BATCH_BYTES_MAX, 1), PIECE_BATCHES_MAX))
 
 
-class Place(NamedTuple):
-    """A batch's place in a log."""
+class LogHead(NamedTuple):
+    """The last batch of a log, or of one of its branches, and its index there."""
 
     member: int
     version: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a place
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a head
     batch: bytes
 
 
@@ -65,12 +65,12 @@ class Piece(NamedTuple):
     batches: tuple[bytes, ...]
 
 
-def get_heads(replica: Replica) -> tuple[Place, ...]:
-    """The frontier as places: logs of new charter versions first, in ascending order of members, forked ones last."""
+def get_heads(replica: Replica) -> tuple[LogHead, ...]:
+    """The frontier: heads of logs of new charter versions first, in ascending order of members, forked ones last."""
     frontier = sorted(
         replica.get_frontier().items(), key=lambda log: (log[0] in replica.forked_logs, -log[0][1], log[0][0])
     )
-    return tuple(Place(*log, replica.entries[head].index, head) for log, heads in frontier for head in heads)
+    return tuple(LogHead(*log, replica.entries[head].index, head) for log, heads in frontier for head in heads)
 
 
 def compute_frontier_digest(replica: Replica) -> bytes:
@@ -99,7 +99,7 @@ def decode_request(encoded: bytes) -> bytes | tuple[LogLocator, ...]:
     return locators
 
 
-def encode_frontier(heads: Iterable[Place]) -> bytes:
+def encode_frontier(heads: Iterable[LogHead]) -> bytes:
     """The answer to a probe that differs; an equal one is answered by the empty list.
 
     Should forked logs have more heads than a message holds, the last are left out: they come with what rests on them.
@@ -107,10 +107,10 @@ def encode_frontier(heads: Iterable[Place]) -> bytes:
     return encode(tuple(heads)[:FRONTIER_HEADS_MAX])
 
 
-def decode_frontier(encoded: bytes) -> tuple[Place, ...]:
+def decode_frontier(encoded: bytes) -> tuple[LogHead, ...]:
     """Raises: InvalidInput."""
     raw = decode(_FRONTIER_SHAPE, encoded, FRONTIER_HEADS_MAX * 64)
-    return tuple(Place._make(place) for place in raw)
+    return tuple(LogHead._make(head) for head in raw)
 
 
 def encode_wanted(batches: Iterable[bytes]) -> bytes:
@@ -134,7 +134,7 @@ def decode_piece(encoded: bytes) -> Piece:
 
 
 def compute_locators(
-    replica: Replica, theirs: Iterable[Place], ignored: Collection[int] = ()
+    replica: Replica, theirs: Iterable[LogHead], ignored: Collection[int] = ()
 ) -> tuple[LogLocator, ...]:
     """For each log, but the ignored members', in which the other side has a head that this replica lacks: what it has.
 
@@ -142,10 +142,10 @@ def compute_locators(
     index that this replica has, the log is forked, and ids further back find the place where the branches part.
     """
     unknown: dict[LogName, int] = {}
-    for place in theirs:
-        name = (place.member, place.version)
-        if place.batch not in replica and place.member not in ignored:
-            unknown[name] = min(place.index, unknown.get(name, place.index))
+    for head in theirs:
+        name = (head.member, head.version)
+        if head.batch not in replica and head.member not in ignored:
+            unknown[name] = min(head.index, unknown.get(name, head.index))
     locators = []
     for name, lowest in sorted(unknown.items())[:LOGS_MAX]:
         log = replica.get_log(name)

@@ -22,9 +22,9 @@ from protocol.batches import (
     decode_header,
     is_signed_header,
 )
-from protocol.charter import Charter, Charters
+from protocol.charter import Charter, Charters, get_charter
 from protocol.codec import binary, binary_up_to, decode, encode, items, list_of, uint
-from protocol.equivocation import get_charter
+from protocol.contests import Place
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES
 from protocol.introductions import Introduction
@@ -46,9 +46,6 @@ from protocol.statements import Commit, CommitBatch, Proof, Statement, Vote, Vot
 
 RECEIPT_BYTES_MAX = RECORD_BYTES_MAX + MEMBERS_MAX * 2048
 PATH_SHAPE = list_of(binary(ID_BYTES), 16)
-
-Place = tuple[bytes, int]
-"""(batch, position) at which a record was introduced."""
 
 
 class IntroductionProof(NamedTuple):
@@ -162,7 +159,7 @@ def verify_amendments(charters: Charters, receipts: Iterable[bytes]) -> dict[int
     for receipt in receipts:
         newest = max(known)
         record = verify_receipt(known, receipt).record
-        if record.kind != Kind.AMEND or (record.scope, record.sequence) != (charter_scope(federation), newest):
+        if record.kind != Kind.AMEND or record.slot != (charter_scope(federation), newest):
             raise InvalidInput(f"the receipt is for something else than the amendment of charter version {newest}")
         after = read_amendment(federation, record)
         if after is None:
@@ -259,11 +256,15 @@ class ProvableBatch:
         return StatementProof(batch.header_bytes, batch.signature, batch.statement_bytes[position], position, path)
 
 
-def build_receipt(replica: Replica, record_id: bytes, fetch: Callable[[bytes], ProvableBatch]) -> bytes | None:
+FetchProvable = Callable[[bytes], ProvableBatch]
+"""Reads a stored batch by its id."""
+
+
+def build_receipt(replica: Replica, record_id: bytes, fetch: FetchProvable) -> bytes | None:
     """The smallest receipt that this replica can give for a final record; None when it was made from a snapshot that
     some of the commits lie before.
 
-    `fetch` reads a stored batch. Of the members that committed, the heaviest that make a quorum are shown.
+    Of the members that committed, the heaviest that make a quorum are shown.
     """
     if record_id in replica.proofs:
         return replica.proofs[record_id]

@@ -28,7 +28,7 @@ from protocol.codec import (
 )
 from protocol.credits import AMOUNT_MAX
 from protocol.errors import InvalidInput
-from protocol.identifiers import ID_BYTES, Tag, compute_id
+from protocol.identifiers import ID_BYTES, Slot, Tag, compute_id
 from protocol.limits import (
     APPEAL_BYTES_MAX,
     CHARTER_BYTES_MAX,
@@ -295,6 +295,7 @@ _EXPIRY = uint(2 * EPOCH_MAX)
 _EPOCH = uint(EPOCH_MAX, 1)
 _LABEL = text(JOB_CLASS_BYTES_MAX, 1)
 _MEMBER = uint(MEMBER_NUMBER_MAX, 1)
+_MEMO = text(MEMO_BYTES_MAX)
 
 
 class _Form(NamedTuple):
@@ -304,9 +305,6 @@ class _Form(NamedTuple):
     signer_count: int
     make: Callable[[tuple[Any, ...]], Body]
     body: Shape
-
-
-_MEMO = text(MEMO_BYTES_MAX)
 
 
 def _check_transfer(raw: Any) -> None:
@@ -422,6 +420,11 @@ class Record(NamedTuple):
     encoded: bytes
 
     @property
+    def slot(self) -> Slot:
+        """The one slot that the record claims."""
+        return self.scope, self.sequence
+
+    @property
     def account(self) -> bytes:
         """The id in the scope: an account's, a hold's, a person's tag or the federation's."""
         return self.scope[1:]
@@ -481,8 +484,7 @@ class RecordDraft(NamedTuple):
 
     def assemble(self, federation: bytes, signatures: Sequence[bytes]) -> Record:
         """The record with its signatures. Raises: InvalidInput when it would not be well-formed."""
-        tail = encode(tuple(signatures))
-        return decode_record(federation, self.unsigned + tail)
+        return decode_record(federation, self.unsigned + encode(tuple(signatures)))
 
 
 def sign_record(federation: bytes, draft: RecordDraft, keys: Sequence[Signer]) -> Record:
@@ -493,7 +495,5 @@ def sign_record(federation: bytes, draft: RecordDraft, keys: Sequence[Signer]) -
 
 def has_valid_signatures(record: Record) -> bool:
     """True when every signer signed this record's id. The costliest rule: about 70 us a signature."""
-    for signer, signature in zip(record.signers, record.signatures, strict=True):
-        if not is_valid_signature(signer, record.id, signature):
-            return False
-    return True
+    signed = zip(record.signers, record.signatures, strict=True)
+    return all(is_valid_signature(signer, record.id, signature) for signer, signature in signed)

@@ -14,10 +14,10 @@ from protocol.attempts import Claim, Round
 from protocol.batches import Batch, Header
 from protocol.charter import Charter
 from protocol.codec import encode
-from protocol.contests import Contest, Place, PromiseGiven, Slot
+from protocol.contests import Contest, Place, PromiseGiven
 from protocol.equivocation import ForkEvidence, build_fork_evidence
 from protocol.finality import CommitStatement, Tally, full_mask, iterate_positions
-from protocol.identifiers import Tag
+from protocol.identifiers import Slot, Tag
 from protocol.introductions import Ballot, Introduction
 from protocol.ledger import Ledger
 from protocol.merkle import compute_set_root
@@ -70,7 +70,6 @@ class Admission(NamedTuple):
     """Records that got a certificate, as masks of positions, and in which round."""
     final: list[tuple[Introduction, int]]
     applied: list[Record]
-    touched: list[bytes]
     fork: ForkEvidence | None
 
 
@@ -229,7 +228,7 @@ class Replica:
                 for position in iterate_positions(tally.reached):
                     record = introduction.records.get(position)
                     if record is not None:
-                        found.setdefault((record.scope, record.sequence), []).append(Claim(ballot[0], record.id))
+                        found.setdefault(record.slot, []).append(Claim(ballot[0], record.id))
         return found
 
     def get_frontier(self) -> dict[LogName, tuple[bytes, ...]]:
@@ -249,7 +248,7 @@ class Replica:
         assert not self.get_missing_parents(batch), "the set stays closed"
         header = batch.header
         fork = self._extend_log(batch, fetch)
-        admission = Admission(batch, self._introduce(batch), [], [], [], [], fork)
+        admission = Admission(batch, self._introduce(batch), [], [], [], fork)
         for position, statement in enumerate(batch.statements):
             self._count(header, batch.id, position, statement, admission)
         return admission
@@ -291,17 +290,17 @@ class Replica:
             if located[1] in located[0].records:
                 introduction.repeats[position] = record
             self._repeated.setdefault(record.id, []).append(place)
-        elif self.ledger.is_decided(record.scope, record.sequence):
+        elif self.ledger.is_decided(*record.slot):
             self._losers[record.id] = introduction.records.pop(position)
         else:
-            slot = (record.scope, record.sequence)
+            slot = record.slot
             first = self._claimed.setdefault(slot, place)
             if first is not place:
                 self._rivals.setdefault(slot, [first]).append(place)
 
     def _decide(self, record: Record) -> None:
         """The record is final: its rivals never will be, and nobody need unlock its slot."""
-        slot = (record.scope, record.sequence)
+        slot = record.slot
         self._claimed.pop(slot, None)
         self._close_repeats(record.id)
         for introduction, position in self._rivals.pop(slot, ()):
@@ -425,8 +424,8 @@ class Replica:
             if record is None:
                 loser = self._losers[counted.ids[position]]
                 # In a slot decided before the snapshot it may well be the record that was final there.
-                if not self.was_decided_before(loser.scope, loser.sequence):
-                    self.double_finals.setdefault((loser.scope, loser.sequence), set()).add(loser.id)
+                if not self.was_decided_before(*loser.slot):
+                    self.double_finals.setdefault(loser.slot, set()).add(loser.id)
                 continue
             self.final_count += 1
             self._decide(record)

@@ -114,7 +114,7 @@ def _is_owner(signer: bytes, account: bytes, ledger: Ledger) -> bool:
 def find_turn(ledger: Ledger, scope: bytes, signer: bytes) -> tuple[int, int] | None:
     """(place of the signer among the scope's writers, how many they are), or None when it may not write there.
 
-    The order is the one in which writers take turns in a slot that is stuck (spec 5.6): payer before payee, so that
+    The order is the one in which writers take turns in a slot that is stuck (spec 5.8): payer before payee, so that
     the first turn after the ordinary attempt is the payee's; members as in the charter in force.
     """
     charter, name = ledger.charter, scope[1:]

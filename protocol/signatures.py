@@ -24,6 +24,8 @@ class Signer(Protocol):
 
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
+NO_SIGNATURE = bytes(SIGNATURE_BYTES)
+"""Stands where somebody still has to sign: valid for no key."""
 
 FIELD_PRIME = 2**255 - 19
 GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493

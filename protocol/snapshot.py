@@ -58,7 +58,7 @@ from protocol.limits import (
 )
 from protocol.records import SCOPE_BYTES, Draw, Lot, Program, Terms, decode_record
 from protocol.replica import LogEntry, Replica
-from protocol.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES
+from protocol.signatures import NO_SIGNATURE, PUBLIC_KEY_BYTES
 from protocol.statements import Adopt, decode_slot_proposal, decode_unlock_request
 
 FACT_BYTES_MAX = 2 * RECORD_BYTES_MAX
@@ -197,7 +197,7 @@ def restore_ledger(charter: Charter, facts: Facts) -> Ledger:
     ledger.escrowed = sum(hold.amount for hold in ledger.holds.values() if hold.is_open)
     ledger.issued = ledger.escrowed + sum(sum(lots.values()) for lots in ledger.balances.values())
     for unsigned, signature_count in facts["waiting"]:
-        tail = encode((bytes(SIGNATURE_BYTES),) * signature_count)
+        tail = encode((NO_SIGNATURE,) * signature_count)
         assert not ledger.offer(decode_record(charter.federation, unsigned + tail)), "it waits on"
     return ledger
 

@@ -26,7 +26,7 @@ from protocol.codec import (
     unpack,
 )
 from protocol.errors import InvalidInput
-from protocol.identifiers import ID_BYTES, Tag, compute_id
+from protocol.identifiers import ID_BYTES, Slot, Tag, compute_id
 from protocol.limits import (
     MEMBERS_MAX,
     PROTOCOL_VERSION,
@@ -251,7 +251,7 @@ class UnlockRequest(NamedTuple):
         return compute_id(Tag.UNLOCK, federation, encode((PROTOCOL_VERSION, *self[:-1])))
 
     @property
-    def slot(self) -> tuple[bytes, int]:
+    def slot(self) -> Slot:
         """The slot that it is about."""
         return self.scope, self.sequence
 
@@ -272,7 +272,7 @@ class SlotProposal(NamedTuple):
         return compute_id(Tag.PROPOSAL, federation, encode((PROTOCOL_VERSION, *self[:-1])))
 
     @property
-    def slot(self) -> tuple[bytes, int]:
+    def slot(self) -> Slot:
         """The slot that it is about."""
         return self.scope, self.sequence
 
@@ -308,9 +308,7 @@ def decode_slot_proposal(encoded: bytes) -> SlotProposal:
     return SlotProposal._make(decode(_PROPOSAL_SHAPE, encoded, STATEMENT_BYTES_MAX)[1:])
 
 
-def sign_unlock_request(
-    federation: bytes, slot: tuple[bytes, int], attempt: int, signer: bytes, key: Signer
-) -> UnlockRequest:
+def sign_unlock_request(federation: bytes, slot: Slot, attempt: int, signer: bytes, key: Signer) -> UnlockRequest:
     """The request of the slot's writer `signer`, who holds `key`."""
     unsigned = UnlockRequest(*slot, attempt, signer, b"")
     return unsigned._replace(signature=key.sign(unsigned.compute_id(federation)))
@@ -318,7 +316,7 @@ def sign_unlock_request(
 
 def sign_slot_proposal(
     federation: bytes,
-    slot: tuple[bytes, int],
+    slot: Slot,
     attempt: int,
     record: bytes,
     promise_batches: Iterable[bytes],

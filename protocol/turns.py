@@ -9,8 +9,8 @@ alone: whatever they show, no two records become final.
 from __future__ import annotations
 
 from protocol.attempts import compute_turn, compute_turn_start
-from protocol.contests import Slot
 from protocol.errors import Reason, Rejected
+from protocol.identifiers import Slot
 from protocol.ledger import Ledger
 from protocol.records import ScopeKind
 from protocol.rules import Circumstances, find_turn

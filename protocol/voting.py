@@ -38,9 +38,10 @@ from protocol.attempts import (
     may_promise,
     may_vote,
 )
-from protocol.contests import Place, Slot
+from protocol.contests import Place
 from protocol.errors import Reason, Rejected
 from protocol.finality import full_mask, iterate_positions
+from protocol.identifiers import Slot
 from protocol.introductions import Introduction
 from protocol.limits import STATEMENTS_PER_BATCH_MAX
 from protocol.proposals import check_support
@@ -124,7 +125,7 @@ class Voter:
         for position in iterate_positions(mask):
             record = introduction.records.get(position)
             if record is not None:
-                slot = (record.scope, record.sequence)
+                slot = record.slot
                 self._memories[slot] = apply(self._recall(slot), Claim(said, record.id))
 
     # -- what happened ------------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ class Voter:
         for introduction, mask, certified_round in admission.certified:
             self._decide_commits(introduction, mask, certified_round)
         for record in admission.applied:
-            slot = (record.scope, record.sequence)
+            slot = record.slot
             if self._memories.pop(slot, NOTHING_SAID).promised.attempt:
                 self._drop_undecided(slot)
             self._turns.forget(slot)
@@ -193,7 +194,7 @@ class Voter:
 
     def is_undecided(self, record: Record) -> bool:
         """True while the record is not final and this member has not voted for it."""
-        voted = self._recall((record.scope, record.sequence)).voted
+        voted = self._recall(record.slot).voted
         has_voted = voted is not None and voted.record == record.id and voted.round.version == self.version
         return not has_voted and not self.replica.is_final(record.id)
 
@@ -229,7 +230,7 @@ class Voter:
                 if attempt == 0:
                     _discard(decided, original, original_position)
                 if record is not None:
-                    slot = (record.scope, record.sequence)
+                    slot = record.slot
                     self._memories[slot] = apply(self._recall(slot), Claim(said_round, record.id))
                     if self._late.get((slot, type(statement))) == statement:
                         del self._late[slot, type(statement)]
@@ -272,18 +273,18 @@ class Voter:
 
     def note_introduction(self, record: Record) -> None:
         """The member's next batch introduces this record and votes for it."""
-        slot = (record.scope, record.sequence)
+        slot = record.slot
         self._memories[slot] = apply_vote(self._recall(slot), Claim(self._first_round, record.id))
 
     def _check_slot(self, record: Record) -> None:
-        if not may_vote(self._recall((record.scope, record.sequence)), Claim(self._first_round, record.id)):
+        if not may_vote(self._recall(record.slot), Claim(self._first_round, record.id)):
             raise Rejected(
                 Reason.SLOT_CONTESTED, "this member voted for another record in that slot, or promised to leave it"
             )
 
     def _check_record(self, record: Record, circumstances: Circumstances) -> None:
         """Raise `Rejected` unless the rules, or a certificate of an earlier version, let this member vote for it."""
-        bound = self._bound.get((record.scope, record.sequence))
+        bound = self._bound.get(record.slot)
         if bound is None:
             check_record(record, self.replica.ledger, circumstances)
         elif bound.record != record.id:
@@ -291,7 +292,7 @@ class Voter:
 
     def _decide_vote(self, introduction: Introduction, position: int, circumstances: Circumstances) -> None:
         record = introduction.records[position]
-        slot = (record.scope, record.sequence)
+        slot = record.slot
         memory = self._recall(slot)
         claim = Claim(self._first_round, record.id)
         self._turns.note_record(slot, circumstances)
@@ -313,7 +314,7 @@ class Voter:
             record = introduction.records.get(position)
             if record is None:
                 continue  # final, or its slot has another final record: what was committed there is forgotten
-            slot = (record.scope, record.sequence)
+            slot = record.slot
             memory = self._recall(slot)
             claim = Claim(certified_round, record.id)
             if memory.committed == claim or not may_commit(memory, claim):
@@ -346,7 +347,7 @@ class Voter:
         """
         self._check_speaking()
         self._check_open(proposal.slot)
-        if (record.scope, record.sequence) != proposal.slot or record.id != proposal.record:
+        if record.slot != proposal.slot or record.id != proposal.record:
             raise Rejected(Reason.TERMS_WRONG, "the proposal is for another record")
         promised, forced = check_support(self.replica, proposal, self.version)
         if not may_vote(self._recall(proposal.slot), Claim(promised, record.id)):

@@ -177,7 +177,7 @@ class NaiveFold:
     def _last(self, *kinds: type) -> list[Record]:
         """The applied records of these kinds, each scope's in order."""
         chosen = [record for record in self.done.values() if isinstance(record.body, kinds)]
-        return sorted(chosen, key=lambda record: (record.scope, record.sequence))
+        return sorted(chosen, key=lambda record: record.slot)
 
     def _check_facts(self, ledger: Ledger) -> None:
         assert ledger.charters.keys() == self.charters.keys()

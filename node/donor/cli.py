@@ -72,10 +72,10 @@ def setup(
     """
     import platform
 
-    from node.client import fetch_founding
     from node.donor.devices import find_machine
     from node.donor.enrolling import make_donor
     from node.donor.settings import DonorHome, Settings
+    from node.served_charter import fetch_charter
 
     donor_home = DonorHome(home / DIRECTORY_NAME)
     if donor_home.settings_path.exists():
@@ -93,7 +93,7 @@ def setup(
         tick_seconds=tick_seconds,
     )
     settings.check()
-    founded = fetch_founding(node_url, federation)
+    founded = fetch_charter(node_url, federation).founded
     if not yes:
         for line in _iterate_consent(donor_home, settings, found.gpus, founded.charter.fields.name):
             click.echo(line, err=True)

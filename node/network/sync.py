@@ -18,9 +18,9 @@ from protocol.errors import InvalidInput
 from protocol.limits import SYNC_BYTES_MAX
 from protocol.messages import (
     PIECE_BATCHES_MAX,
+    LogHead,
     LogLocator,
     Piece,
-    Place,
     compute_frontier_digest,
     compute_locators,
     compute_missing,
@@ -75,7 +75,7 @@ class Synchronizer:
         self._list_ignored_logs = list_ignored_logs
         self.on_answer: list[Callable[[str], None]] = []
         """Called with a peer from which everything that it has and we lacked has been fetched."""
-        self.on_heads: list[Callable[[str, tuple[Place, ...]], None]] = []
+        self.on_heads: list[Callable[[str, tuple[LogHead, ...]], None]] = []
         """Called with a peer and the heads that it told of."""
         self._wanted: set[str] = set()
         self._answered: set[str] = set()

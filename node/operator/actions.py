@@ -24,7 +24,7 @@ from node.operator.outbox import Outbox
 from node.storage.store import StoredRequest
 from node.submissions import Busy
 from protocol.budgets import BudgetRequest, decode_budget_request
-from protocol.charter import Charter
+from protocol.charter import Charter, find_member
 from protocol.credits import AMOUNT_MAX, format_credits
 from protocol.errors import WAITING_REASONS, Reason, Rejected
 from protocol.limits import (
@@ -37,7 +37,7 @@ from protocol.limits import (
 )
 from protocol.records import Body, Grant, Kind, Program, Record, RecordDraft, Sponsor, account_scope
 from protocol.rules import check_record
-from protocol.signatures import SIGNATURE_BYTES
+from protocol.signatures import NO_SIGNATURE
 
 log = logging.getLogger("allmende.operator")
 
@@ -150,7 +150,7 @@ class OperatorActions:
 
     def check(self, draft: RecordDraft) -> None:
         """Raises: Rejected when no correct member would vote for it, which is known before anything is signed."""
-        unsigned = draft.assemble(self._charter.federation, [bytes(SIGNATURE_BYTES)] * len(draft.signers))
+        unsigned = draft.assemble(self._charter.federation, [NO_SIGNATURE] * len(draft.signers))
         check_record(unsigned, self._ledger, self.member.compute_circumstances())
 
     def check_ready(self) -> None:
@@ -225,7 +225,8 @@ class OperatorActions:
         if state is None:
             raise UserError("this node knows no such program: see `allmende program ls`")
         if state.member != self.member.number:
-            owner = self._charter.members[state.member].name
+            member = find_member(self._ledger.charters, state.member)
+            owner = member.name if member is not None else f"member {state.member}"
             raise UserError(f"the program {state.body.name} is {owner}'s: only {owner} gives from it")
         return state.body
 

@@ -16,11 +16,11 @@ from node.operator.actions import OperatorActions
 from node.operator.amending import describe_changes
 from node.operator.vote_cards import VoteCards
 from protocol.attempts import compute_forced, compute_turn
-from protocol.contests import Slot
+from protocol.identifiers import Slot
 from protocol.ledger import read_amendment
 from protocol.records import Amend, Kind, Record, RecordDraft, charter_scope
 from protocol.rules import check_record, find_turn
-from protocol.signatures import SIGNATURE_BYTES
+from protocol.signatures import NO_SIGNATURE
 from protocol.statements import encode_signed, sign_slot_proposal, sign_unlock_request
 
 PROPOSAL_SECONDS = 2.0
@@ -48,7 +48,7 @@ class AmendmentActions:
         """Sign an amendment with the member key, approve it and hand it in. Raises: UserError; Rejected."""
         async with self._turn:
             draft = self._draft(order.charter)
-            self._check(draft.assemble(self._ledger.charter.federation, [bytes(SIGNATURE_BYTES)]))
+            self._check(draft.assemble(self._ledger.charter.federation, [NO_SIGNATURE]))
             text = f"Version {draft.sequence + 1} of the charter is proposed, and approved by us."
             record_id = draft.compute_id(self._ledger.charter.federation)
             if dry_run:

@@ -18,10 +18,10 @@ from node.operator.cli_program import describe_signed, sign_after_asking
 from node.operator.connection import connect
 from node.operator.homes import node_home_option
 from node.operator.rates import read_rates
+from node.served_charter import verify_charter
 from node.terminal import dry_run_option, emit, json_option, yes_option
-from protocol.charter import Charter, Charters, decode_charter, decode_founded_charter
+from protocol.charter import Charter, Charters, decode_charter
 from protocol.errors import InvalidInput
-from protocol.receipts import verify_amendments
 
 if TYPE_CHECKING:
     from node.client import NodeClient
@@ -29,13 +29,9 @@ if TYPE_CHECKING:
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-def read_charters(answer: api.Charter) -> Charters:
+def read_versions(answer: api.Charter) -> Charters:
     """All versions that a node tells of, each verified under the one before. Raises: UserError."""
-    try:
-        founded = decode_founded_charter(answer.founded)
-        return verify_amendments({0: founded.charter}, [amendment.receipt for amendment in answer.amendments])
-    except InvalidInput as error:
-        raise UserError(f"the node's charter does not hold: {error}") from None
+    return verify_charter(answer, "the node").charters
 
 
 @click.command()
@@ -88,7 +84,7 @@ def amend(
     with connect(home) as client:
         answer = client.get_charter()
         cards = client.collect_vote_cards()
-    charters = read_charters(answer)
+    charters = read_versions(answer)
     draft = compose_amendment(charters, changes, {card.member: card.vote_key for card in cards}, answer.epoch)
     founding.write_document(out, draft)
     silent = [m.name for m in answer.members if m.number not in {card.member for card in cards}]
@@ -124,7 +120,7 @@ def diff(file: Path, home: NodeHome, url: str | None, as_json: bool) -> None:
     """
     draft = founding.read_document(file, AmendmentDraft, "draft of an amendment")
     with connect(home, url) as client:
-        charters = read_charters(client.get_charter())
+        charters = read_versions(client.get_charter())
     open_amendment(draft, charters, file)
     lines = [f"Version {draft.version} of {draft.federation}:", *(f"  {line}" for line in draft.changes)]
     if draft.acceptable_use:
@@ -136,7 +132,7 @@ def show_in_force(home: NodeHome, url: str | None, as_json: bool) -> None:
     """The charter in force, its history and what is proposed, as a node tells it."""
     with connect(home, url) as client:
         answer = client.get_charter()
-    charters = read_charters(answer)
+    charters = read_versions(answer)
     charter = charters[answer.version]
     lines = founding.compute_summary(charter, answer.addresses)
     for amendment in answer.amendments:
@@ -220,7 +216,7 @@ def propose(file: Path, home: NodeHome, dry_run: bool, yes: bool, as_json: bool)
     """
     draft = founding.read_document(file, AmendmentDraft, "draft of an amendment")
     with connect(home) as client:
-        after = open_amendment(draft, read_charters(client.get_charter()), file)
+        after = open_amendment(draft, read_versions(client.get_charter()), file)
         for line in draft.changes:
             click.echo(line, err=True)
         order = api.AmendmentOrder(after.encoded)
@@ -300,7 +296,7 @@ def proposals(home: NodeHome, url: str | None, as_json: bool) -> None:
 def list_proposals(client: NodeClient, as_json: bool) -> None:
     """What is proposed, as a node tells it."""
     answer = client.get_charter()
-    charters = read_charters(answer)
+    charters = read_versions(answer)
     lines = [line for proposal in answer.proposals for line in describe_proposal(proposal, charters)]
     emit(
         {"version": answer.version, "proposals": [_describe(it, charters) for it in answer.proposals]},

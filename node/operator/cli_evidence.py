@@ -102,18 +102,18 @@ def verify(file: Path, charter_file: Path, as_json: bool) -> None:
     from protocol.errors import InvalidInput
     from protocol.evidence import EVIDENCE_BYTES_MAX, verify_evidence
 
-    charter = read_federation(charter_file).decode().charter
+    charters = read_federation(charter_file).decode_charters()
     with file.open("rb") as opened:
         content = opened.read(EVIDENCE_BYTES_MAX + 1)
     try:
-        verdict = verify_evidence({charter.version: charter}, content)
+        verdict = verify_evidence(charters, content)
     except InvalidInput as error:
-        raise UserError(f"{file} proves nothing in the federation {charter.fields.name}: {error}") from error
-    text = describe_verdict(charter, verdict)
+        raise UserError(f"{file} proves nothing in the federation {charters[0].fields.name}: {error}") from error
+    text = describe_verdict(charters, verdict)
     document = {
         "kind": verdict.kind.name.lower(),
         "members": list(verdict.members),
-        "accounts": list_accounts(charter, verdict),
+        "accounts": list_accounts(charters[0].federation, verdict),
         "text": text,
     }
     emit(document, [f"Proven: {text}"], as_json)

@@ -54,7 +54,7 @@ class Outbox:
         """
         if record.id in self._pending:
             return
-        other = self.find(record.scope, record.sequence)
+        other = self.find(*record.slot)
         if other is not None:
             raise UserError(f"another record of ours waits for slot {record.sequence} already: wait until it is final")
         write_atomically(self._place(record), record.encoded, replace=False)
@@ -68,7 +68,7 @@ class Outbox:
 
     def get_pending(self) -> list[Record]:
         """What is on its way, in the order in which it must be sent."""
-        return sorted(self._pending.values(), key=lambda record: (record.scope, record.sequence))
+        return sorted(self._pending.values(), key=lambda record: record.slot)
 
     def find(self, scope: bytes, sequence: int | None = None) -> Record | None:
         """The first record on its way in a scope, or the one in a slot of it."""

@@ -273,12 +273,6 @@ class Store:
         with self._database.transaction():
             return bool(query.execute(self._database.peewee))
 
-    def remove_budget_request(self, request_id: bytes) -> bool:
-        """Forget a request that was declined. False when there is no such open request."""
-        query = BudgetRequest.delete().where(BudgetRequest.id == request_id, ~BudgetRequest.is_approved)
-        with self._database.transaction():
-            return bool(query.execute(self._database.peewee))
-
     def list_participants(self, program: bytes) -> list[bytes]:
         """Accounts of the people whose request for this program was approved, each once, the earliest first."""
         approved = self.list_budget_requests(program, is_approved=True, limit=-1)

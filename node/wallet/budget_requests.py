@@ -18,10 +18,11 @@ from node.addresses import Kind, encode_address
 from node.errors import UserError
 from node.files import write_atomically
 from node.wallet.payments import check_text
-from protocol.budgets import NO_SIGNATURE, BudgetRequest, decode_budget_request
+from protocol.budgets import BudgetRequest, decode_budget_request
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES
 from protocol.limits import PURPOSE_BYTES_MAX
+from protocol.signatures import NO_SIGNATURE
 
 if TYPE_CHECKING:
     from pathlib import Path

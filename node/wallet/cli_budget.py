@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from node.errors import UserError
-from node.terminal import confirm, dry_run_option, emit, home_option, json_option, yes_option
+from node.terminal import confirm, dry_run_option, emit, home_option, json_option, make_printable, yes_option
 from node.wallet.options import format_date, make_passphrase, node_option, passphrase_option
 
 if TYPE_CHECKING:
@@ -182,10 +182,10 @@ def _read_budgets(wallet: Wallet) -> list[dict[str, Any]]:
         budgets.append(
             {
                 "program": program.id,
-                "name": _printable(program.name),
-                "purpose": _printable(program.purpose),
+                "name": make_printable(program.name),
+                "purpose": make_printable(program.purpose),
                 "member": program.member,
-                "member_name": _printable(program.member_name),
+                "member_name": make_printable(program.member_name),
                 "standing": "holds" if live else standing,
                 "allowance_millicredits": program.allowance,
                 "expiry_epochs": program.expiry_epochs,
@@ -203,10 +203,6 @@ def _read_budgets(wallet: Wallet) -> list[dict[str, Any]]:
             }
         )
     return budgets
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 _STANDINGS = {
@@ -253,6 +249,6 @@ def _iterate_details(budget: dict[str, Any]) -> Iterator[str]:
     carried = budget["expiry_epochs"]
     yield f"Carry-over: {carried} epochs" if carried else "Carry-over: none; credits end with their epoch"
     yield f"Sending:    {'can be sent to others' if budget['is_transferable'] else 'can be redeemed, not sent'}"
-    yield f"Jobs:       {', '.join(map(_printable, budget['job_classes'])) or 'all classes'}"
+    yield f"Jobs:       {', '.join(map(make_printable, budget['job_classes'])) or 'all classes'}"
     yield f"You:        {_STANDINGS[budget['standing']]}"
     yield from _iterate_lots(budget)

@@ -14,7 +14,7 @@ from node.addresses import decode_address
 from node.errors import UserError
 from node.wallet.payments import check_key
 from protocol.records import Enrol, Kind, Leave, Record, RecordDraft, ScopeKind, decode_record
-from protocol.signatures import SIGNATURE_BYTES
+from protocol.signatures import NO_SIGNATURE
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -47,4 +47,4 @@ def sign_leave(wallet: Wallet, key: Ed25519PrivateKey, account: api.Account, mem
     place = enrolment.scope, enrolment.sequence + 1, enrolment.id
     draft = RecordDraft(Kind.LEAVE, account.epoch, *place, body, signers)
     signature = key.sign(draft.compute_id(wallet.federation))
-    return draft.assemble(wallet.federation, [bytes(SIGNATURE_BYTES), signature]).encoded
+    return draft.assemble(wallet.federation, [NO_SIGNATURE, signature]).encoded

@@ -28,7 +28,8 @@ def show_proved_balance(wallet: Wallet, as_json: bool) -> None:
         proved = verify_balance(wallet.charters, answer.checkpoint, answer.facts, account)
     except InvalidInput as error:
         raise UserError(f"{wallet.node_url} proves no balance: {error}") from error
-    epoch = wallet.charter.compute_epoch(proved.checkpoint.time_ms // 1000)
+    charter = wallet.charters[proved.checkpoint.charter_version]
+    epoch = charter.compute_epoch(proved.checkpoint.time_ms // 1000)
     lots = [
         {
             "program": encode_address(Kind.PROGRAM, lot.program) if lot.program else None,
@@ -42,7 +43,7 @@ def show_proved_balance(wallet: Wallet, as_json: bool) -> None:
         "address": wallet.address,
         "as_of_seconds": proved.checkpoint.time_ms // 1000,
         "state_root": proved.checkpoint.root.hex(),
-        "certified_by": [wallet.charter.members[number].name for number in proved.checkpoint.members],
+        "certified_by": [charter.members[number].name for number in proved.checkpoint.members],
         "millicredits": sum(lot["millicredits"] for lot in lots if not lot["is_expired"]),
         "lots": lots,
     }

@@ -114,7 +114,7 @@ def _check_head(wallet: Wallet, account: api.Account, latest: Entry | None) -> N
         return
     proven = read_final_record(wallet, head)
     record = proven.record if proven else None
-    if record is None or (record.scope, record.sequence) != (account_scope(wallet.account), sequence - 1):
+    if record is None or record.slot != (account_scope(wallet.account), sequence - 1):
         raise UserError(
             f"{wallet.node_url} claims a record of this account and can't prove it: ask another node with --node"
         )
@@ -144,7 +144,7 @@ def settle_slot(wallet: Wallet, sequence: int) -> Record | None:
 def note_final(wallet: Wallet, proven: Proven) -> None:
     """Write down what is final in a slot, and that nothing else which this wallet signed for it ever will be."""
     record = proven.record
-    for entry in wallet.journal.slot(record.scope, record.sequence):
+    for entry in wallet.journal.slot(*record.slot):
         if entry.record_id == record.id:
             wallet.journal.mark_final(record.id, proven.receipt)
         else:

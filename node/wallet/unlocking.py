@@ -212,7 +212,7 @@ class _Unlocking:
                 record = decode_record(self._wallet.federation, encoded)
             except InvalidInput:
                 continue
-            is_claim = (record.scope, record.sequence) == self._slot
+            is_claim = record.slot == self._slot
             if is_claim and self._is_signed_by_us(record) and has_valid_signatures(record):
                 self._claims[record.id] = record
 

@@ -103,15 +103,15 @@ class Wallet:
         Raises: UserError when there is a wallet already, the founding document does not hold, or the federation is
         another than the expected one; Unreachable.
         """
-        from node.client import fetch_founding
         from node.files import write_atomically
         from node.keystore import Key, save_key
         from node.mnemonics import compute_entropy, derive_seed
+        from node.served_charter import fetch_charter
         from node.wallet.journal import Journal
         from protocol.identifiers import compute_account_id
 
         check_no_wallet(home)
-        founded = fetch_founding(node_url, federation)
+        founded = fetch_charter(node_url, federation).founded
         charter = founded.charter
         public_key = Key(derive_seed(mnemonic, "account")).public_key
         settings = Settings(

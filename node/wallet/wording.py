@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from node.addresses import Kind as AddressKind
 from node.addresses import encode_address
+from node.terminal import make_printable
 from protocol.credits import format_credits
 from protocol.records import (
     Amend,
@@ -89,15 +90,15 @@ def describe_lot(movement: Movement) -> str:
 def _describe_rest(body: Body) -> Iterator[str]:
     match body:
         case Transfer(memo=memo) if memo:
-            yield f"memo: {_printable(memo)}"
+            yield f"memo: {make_printable(memo)}"
         case Program(name=name, allowance=allowance):
-            yield f"declares the program {_printable(name)}: {format_credits(allowance)} credits a person and epoch"
+            yield f"declares the program {make_printable(name)}: {format_credits(allowance)} credits a person and epoch"
         case Enrol(member=member, account=account):
             yield f"member {member} enrols {encode_address(AddressKind.ACCOUNT, account)}"
         case Sponsor(donor=donor, until_epoch=until_epoch):
             yield f"vouches for the donor {encode_address(AddressKind.ACCOUNT, donor)} until epoch {until_epoch}"
         case Hold(terms=terms):
-            yield f"for a job of class {_printable(terms.job_class)}, quote {terms.quote.hex()}"
+            yield f"for a job of class {make_printable(terms.job_class)}, quote {terms.quote.hex()}"
         case Settle(amount=amount, job_receipt=job_receipt):
             yield f"takes {format_credits(amount)} credits by voucher {body.voucher_sequence}; the rest goes back"
             if job_receipt:
@@ -120,7 +121,7 @@ def _describe_decision(body: Body) -> Iterator[str]:
         case Suspend(member=member, account=account, reason=reason, until_epoch=until_epoch):
             name = encode_address(AddressKind.ACCOUNT, account)
             yield f"member {member} suspends {name} until the end of epoch {until_epoch}, reason {reason}"
-            yield f"appeal: {_printable(body.appeal)}"
+            yield f"appeal: {make_printable(body.appeal)}"
             if body.evidence:
                 yield f"decided on what has the SHA-256 {body.evidence.hex()}"
         case Reinstate(member=member, account=account):
@@ -138,9 +139,9 @@ def describe_note(record: Record) -> str:
     """The few words that a record has for its reader: a payment's memo, a suspension's appeal; else empty."""
     match record.body:
         case Transfer(memo=memo) if memo:
-            return f'"{_printable(memo)}"'
+            return f'"{make_printable(memo)}"'
         case Suspend(until_epoch=until_epoch, appeal=appeal):
-            return f"until the end of epoch {until_epoch}, appeal: {_printable(appeal)}"
+            return f"until the end of epoch {until_epoch}, appeal: {make_printable(appeal)}"
     return ""
 
 
@@ -163,8 +164,3 @@ def to_document(record: Record) -> dict[str, Any]:
         ],
         "memo": record.body.memo if isinstance(record.body, Transfer) else "",
     }
-
-
-def _printable(text: str) -> str:
-    """Text of somebody else, without the control characters that could rewrite a terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -16,7 +16,8 @@ from node.evidence import describe_verdict, list_accounts
 from node.member import LedgerMember
 from node.web.costly import CostlyView
 from protocol.attempts import FIRST_ROUND
-from protocol.contests import Slot
+from protocol.charter import find_member
+from protocol.identifiers import Slot
 from protocol.ledger import HoldPhase, HoldState, ProgramState
 from protocol.messages import compute_frontier_digest
 from protocol.records import Kind, Record, ScopeKind, Settle, Suspend, account_scope, hold_scope
@@ -125,11 +126,9 @@ class LedgerViews:
 
     def _find_own_name(self) -> str:
         """Our name in the version in force or, when that does not name us, in the latest that does."""
-        charters = self._ledger.charters
-        for version in (self._member.replica.version, *sorted(charters, reverse=True)):
-            if (own := charters[version].members.get(self._member.number)) is not None:
-                return own.name
-        return ""
+        own = self._member.charter.members.get(self._member.number)
+        own = own or find_member(self._ledger.charters, self._member.number)
+        return own.name if own is not None else ""
 
     def _compute_digests(self) -> _Digests:
         replica = self._member.replica
@@ -140,7 +139,7 @@ class LedgerViews:
         return self._evidence.read(len(self._member.replica.entries))
 
     def _find_evidence(self) -> list[api.Evidence]:
-        charter, found = self._member.charter, []
+        charters, found = self._ledger.charters, []
         for encoded, verdict in self._member.archive.find_evidence():
             name = verdict.compute_name().hex()
             found.append(
@@ -148,8 +147,8 @@ class LedgerViews:
                     id=name,
                     kind=verdict.kind.name.lower(),
                     members=list(verdict.members),
-                    accounts=list_accounts(charter, verdict),
-                    text=describe_verdict(charter, verdict),
+                    accounts=list_accounts(self._member.replica.federation, verdict),
+                    text=describe_verdict(charters, verdict),
                     seen_seconds=self._evidence_seen.get(name, int(self._clock())),
                     encoded=encoded,
                 )
@@ -326,7 +325,7 @@ class LedgerViews:
         return api.Program(
             id=name_program(program),
             member=state.member,
-            member_name=member.name if (member := self._member.charter.members.get(state.member)) else "",
+            member_name=member.name if (member := find_member(self._ledger.charters, state.member)) else "",
             name=state.body.name,
             purpose=state.body.purpose,
             allowance=state.body.allowance,

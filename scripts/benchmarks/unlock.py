@@ -90,7 +90,7 @@ async def _measure_delays() -> dict[str, int]:
     for member, record in zip(members, (left, left, right, right), strict=True):
         await member.submit(record.encoded)
     await _count_delays(members, lambda: not any(member.voter.has_statements for member in members[1:]))
-    slot = (left.scope, left.sequence)
+    slot = left.slot
     request = sign_unlock_request(cast.federation, slot, 1, person.public_key, person.key)
     await asked.unlocking.submit_request(encode_signed(request))
     promises = await _count_delays(members, lambda: len(asked.unlocking.get_promises(slot, 1)) >= asked.charter.quorum)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from node.addresses import Kind, encode_address
-from node.client import fetch_charters
 from node.config import read_federation
 from node.mnemonics import new_mnemonic
+from node.served_charter import fetch_charter
 from node.wallet.wallet import Wallet
 from protocol.receipts import verify_receipt
 from scripts.benchmarks.federation_in_memory import Cast
@@ -79,12 +79,12 @@ def test_four_become_five_and_four_again_without_a_founder_under_load(tmp_path, 
     with LocalFederation(tmp_path, cast) as federation:
         fund(federation)
         make_newcomer(federation, tmp_path)
-        known = dict(fetch_charters(federation.urls[1], name).charters)
+        known = dict(fetch_charter(federation.urls[1], name).charters)
         with Load(federation, PEOPLE, 1, lambda: known) as load:
             card = federation.homes[NEW] / "founder.json"
             drafted = amend(federation, tmp_path, 1, [2, 4], "--add", card)
             assert any("Newcomer joins" in change for change in drafted["changes"])
-            known.update(fetch_charters(federation.urls[1], name).charters)
+            known.update(fetch_charter(federation.urls[1], name).charters)
             federation.start(NEW, "--join", name, "--from", federation.urls[3])
             wait_until(lambda: has_version(federation, NEW, 1), "the newcomer has everything")
             federation.numbers.append(NEW)
@@ -93,7 +93,7 @@ def test_four_become_five_and_four_again_without_a_founder_under_load(tmp_path, 
             wait_until(lambda: len(load.acknowledged) > before + 10, "payments go on")
 
             amend(federation, tmp_path, NEW, [1, 3, 4], "--remove", "member 2")
-            known.update(fetch_charters(federation.urls[1], name).charters)
+            known.update(fetch_charter(federation.urls[1], name).charters)
             federation.numbers.remove(2)
             wait_until(lambda: "no member" in read_notice(federation, 2), "the one that left knows it")
             before = len(load.acknowledged)

@@ -27,7 +27,7 @@ CHARTER = make_federation().charter
     ids=lambda value: value.name if isinstance(value, EvidenceKind) else "",
 )
 def test_each_kind_is_told_in_one_line(kind, words):
-    text = describe_verdict(CHARTER, make_evidence()[kind].verdict)
+    text = describe_verdict({0: CHARTER}, make_evidence()[kind].verdict)
     assert words in text
     assert "\n" not in text
 
@@ -35,6 +35,15 @@ def test_each_kind_is_told_in_one_line(kind, words):
 def test_a_proof_that_names_nobody_says_so():
     verdict = make_evidence()[EvidenceKind.FINALS].verdict
     of_two_rounds = verdict._replace(members=(), rounds=(Round(0, 0), Round(0, 1)), scope=person_scope(b"t" * 32))
-    text = describe_verdict(CHARTER, of_two_rounds)
+    text = describe_verdict({0: CHARTER}, of_two_rounds)
     assert text.startswith("members that hold a third of the weight or more, whom this proof does not name,")
     assert f"slot 0 of person {(b't' * 32).hex()}" in text
+
+
+def test_a_member_that_left_is_named_as_it_was():
+    federation = make_federation((1,) * 5)
+    staying = tuple(member for member in federation.charter.fields.members if member.number != 3)
+    left = federation.amended(federation.amend(members=staying)).charter
+    fork = make_evidence()[EvidenceKind.FORK].verdict
+    text = describe_verdict({0: federation.charter, 1: left}, fork._replace(members=(3,)))
+    assert text.startswith("Institution 3 (member 3) signed two batches")

@@ -8,7 +8,7 @@ from node.member import LedgerMember
 from node.network.gossip import Gossip
 from node.storage.store import Store
 from protocol.batches import Batch, LogPosition, build_batch
-from protocol.messages import Place
+from protocol.messages import LogHead
 from protocol.statements import Vote
 from scripts.benchmarks.federation_in_memory import Cast
 
@@ -52,8 +52,8 @@ class Watched:
         return await self.member.ingest([batch.encoded for batch in batches], "peer")
 
     def tell(self, teller: int, batch) -> None:
-        place = Place(batch.header.member, 0, batch.header.index, batch.id)
-        self.member.log_rates.note_heads(teller, [place])
+        head = LogHead(batch.header.member, 0, batch.header.index, batch.id)
+        self.member.log_rates.note_heads(teller, [head])
 
 
 @pytest.fixture

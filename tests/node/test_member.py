@@ -314,13 +314,13 @@ async def contested(cast, members):
 
 def sign_request(cast, record, attempt=1):
     key = next(key for key in cast.people if key.public_key().public_bytes_raw() == record.signers[0])
-    slot = (record.scope, record.sequence)
+    slot = record.slot
     return slot, encode_signed(sign_unlock_request(cast.federation, slot, attempt, record.signers[0], key))
 
 
 def sign_proposal(cast, record, batches, attempt=1):
     key = next(key for key in cast.people if key.public_key().public_bytes_raw() == record.signers[0])
-    slot = (record.scope, record.sequence)
+    slot = record.slot
     proposal = sign_slot_proposal(cast.federation, slot, attempt, record.id, batches, record.signers[0], key)
     return encode_signed(proposal)
 

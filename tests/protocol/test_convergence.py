@@ -156,7 +156,7 @@ class Schedule:
     def ask_to_unlock(self) -> tuple[Statement, tuple[bytes, int], Statement]:
         """A payer's request for the slot of some record, where one stands already, and a proposal on top of it."""
         record = self.random.choice(self.records or [self.economy.grant])
-        slot, attempt = (record.scope, record.sequence), self.random.choice((1, 1, 2))
+        slot, attempt = record.slot, self.random.choice((1, 1, 2))
         signer, key = self.economy.people[0].public_key, self.economy.people[0].key
         request = sign_unlock_request(self.federation.id, slot, attempt, signer, key)
         places = [
@@ -235,7 +235,7 @@ def test_any_order_any_repetition_and_any_merge_tree_give_one_state(seed):
         assert set(other.replica.forks) == set(in_order.replica.forks)
 
     final = in_order.collect_final_records()
-    slots = Counter((record.scope, record.sequence) for record in final)
+    slots = Counter(record.slot for record in final)
     assert set(slots.values()) <= {1}, "two final records in one slot"
     NaiveFold(case.federation.charter, final).check_equals(in_order.replica.ledger)
 
@@ -250,7 +250,7 @@ def has_contested_slot(gathering: Gathering) -> bool:
     ids: dict[tuple[bytes, int], set[bytes]] = {}
     for batch in gathering.batches.values():
         for record in batch.records:
-            ids.setdefault((record.scope, record.sequence), set()).add(record.id)
+            ids.setdefault(record.slot, set()).add(record.id)
     return any(len(names) > 1 for names in ids.values())
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from protocol.attempts import Claim, Round
 from protocol.batches import Batch
-from protocol.contests import Slot
 from protocol.errors import Reason, Rejected
+from protocol.identifiers import Slot
 from protocol.records import Record, decode_record
 from protocol.rules import Circumstances
 from protocol.statements import (

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from protocol.attempts import Claim, Round, compute_forced
 from protocol.batches import Batch
-from protocol.contests import Slot
 from protocol.finality import full_mask, iterate_positions
+from protocol.identifiers import Slot
 from protocol.introductions import Introduction
 from protocol.receipts import verify_receipt
 from protocol.records import Record
@@ -83,7 +83,7 @@ class Checkers:
         for introduction, mask in admission.final:
             for position in iterate_positions(mask):
                 record = self.records[introduction.ids[position]]
-                slot = (record.scope, record.sequence)
+                slot = record.slot
                 if self.finals.setdefault(slot, record.id) != record.id:
                     names = self.world.names
                     raise Violation(
@@ -123,7 +123,7 @@ class Checkers:
         kind = Vote if isinstance(statement, (Vote, VoteBatch)) else Commit
         for position in iterate_positions(mask):
             record = self.records[introduction.ids[position]]
-            slot = (record.scope, record.sequence)
+            slot = record.slot
             said = self._said.setdefault((machine.number, kind, slot, said_round), record.id)
             if said != record.id:
                 raise Violation(
@@ -160,7 +160,7 @@ class Checkers:
 
     def _check_proposal(self, machine: Machine, vote: Vote, record: Record) -> None:
         """A vote at a later attempt is for the record that the proposal's promises force, if they force any."""
-        contest = machine.member.replica.contests.get((record.scope, record.sequence))
+        contest = machine.member.replica.contests.get(record.slot)
         proposal = contest.proposals.get((vote.proposal_batch, vote.proposal_position)) if contest else None
         if contest is None or proposal is None:
             return

@@ -15,11 +15,12 @@ from node.errors import UserError
 from node.member import LedgerMember
 from node.running_clock import RunningClock
 from protocol.batches import decode_batch
-from protocol.contests import PromiseGiven, Slot
+from protocol.contests import PromiseGiven
 from protocol.errors import Rejected
+from protocol.identifiers import Slot
 from protocol.messages import (
+    LogHead,
     LogLocator,
-    Place,
     compute_frontier_digest,
     compute_locators,
     compute_missing,
@@ -283,7 +284,7 @@ class Machine:
         self,
         peer: Machine,
         start: int,
-        heads: tuple[Place, ...],
+        heads: tuple[LogHead, ...],
         known: int,
         asked: tuple[LogLocator, ...] = (),
     ) -> None:
@@ -298,7 +299,7 @@ class Machine:
             self.note_heard(peer, known)
 
     def answer_pull(
-        self, asker: Machine, start: int, heads: tuple[Place, ...], known: int, locators: tuple[LogLocator, ...]
+        self, asker: Machine, start: int, heads: tuple[LogHead, ...], known: int, locators: tuple[LogLocator, ...]
     ) -> None:
         """Send what comes after the locators, a piece of it."""
         if self.is_up:
@@ -311,7 +312,7 @@ class Machine:
         self,
         peer: Machine,
         start: int,
-        heads: tuple[Place, ...],
+        heads: tuple[LogHead, ...],
         known: int,
         piece: tuple[bytes, ...],
         asked: tuple[LogLocator, ...],

@@ -11,7 +11,8 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from protocol.attempts import compute_forced
-from protocol.contests import PromiseGiven, Slot
+from protocol.contests import PromiseGiven
+from protocol.identifiers import Slot
 from protocol.records import Record
 from protocol.statements import encode_signed, sign_slot_proposal, sign_unlock_request
 

@@ -10,9 +10,9 @@ from node.network.sync import SYNC_PROTOCOL, Synchronizer
 from node.storage.store import Store
 from protocol.batches import LogPosition, build_batch
 from protocol.messages import (
+    LogHead,
     LogLocator,
     Piece,
-    Place,
     decode_frontier,
     decode_piece,
     decode_request,
@@ -140,7 +140,7 @@ async def test_both_branches_of_a_forked_log_reach_everybody(cast, members):
     [
         (encode_probe, decode_request, bytes(32)),
         (encode_pull, decode_request, (LogLocator(1, 0, ((3, bytes(32)),)), LogLocator(1, 1, ()))),
-        (encode_frontier, decode_frontier, (Place(1, 2, 7, bytes(32)),)),
+        (encode_frontier, decode_frontier, (LogHead(1, 2, 7, bytes(32)),)),
         (encode_piece, decode_piece, Piece(1, (b"batch",))),
     ],
 )

@@ -300,9 +300,6 @@ def test_a_newer_request_takes_the_place_of_the_open_one(store: Store) -> None:
     store.put_budget_request(name(10), name(1), name(20), b"first")
     store.put_budget_request(name(11), name(1), name(20), b"second")
     assert [request.id for request in store.list_budget_requests()] == [name(11)]
-    assert store.remove_budget_request(name(11))
-    assert not store.remove_budget_request(name(11))
-    assert store.list_budget_requests() == []
 
 
 def test_waiting_requests_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -283,7 +283,7 @@ def ask(federation, attempt=1, key=None):
 
 
 def propose(federation, record, batches, attempt=1):
-    slot, key = (record.scope, record.sequence), federation.person_key
+    slot, key = record.slot, federation.person_key
     public_key = key.public_key().public_bytes_raw()
     return encode_signed(sign_slot_proposal(federation.id, slot, attempt, record.id, batches, public_key, key))
 
