@@ -12,7 +12,6 @@ from protocol.charter import Charter
 from protocol.checkpoints import CheckpointClaims
 from protocol.errors import InvalidInput
 from protocol.finality import iterate_positions
-from protocol.receipts import has_valid_proofs
 from protocol.records import has_valid_signatures
 from protocol.replica import Admission, Replica
 from protocol.statements import Checkpoint
@@ -105,8 +104,6 @@ class Audit:
             return "does not continue its log"
         if not is_signed_batch(charters[batch.header.charter_version], batch):
             return "is not signed by its member"
-        if not has_valid_proofs(charters, batch):
-            return "carries a receipt that proves nothing"
         return None
 
     def _check_records(self, batch: Batch) -> None:

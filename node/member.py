@@ -39,7 +39,7 @@ from protocol.limits import SEEN_PER_BATCH_MAX, STATEMENTS_PER_BATCH_MAX
 from protocol.records import Record, decode_record, has_valid_signatures
 from protocol.replica import Admission
 from protocol.rules import Circumstances
-from protocol.statements import Statement, VoteBatch
+from protocol.statements import Statement, VoteBatch, encode_statement
 from protocol.voting import Voter
 
 log = logging.getLogger("allmende.member")
@@ -88,7 +88,7 @@ class LedgerMember:
         self.on_charter: list[Callable[[], None]] = []
         """Called when another charter version is known or in force."""
         self._clock = clock
-        self.arrivals = Arrivals(self.replica, self._admit_by_rate, self._note_fault, self._note_missing_past)
+        self.arrivals = Arrivals(self.replica, self._admit_by_rate, self._note_missing_past)
         self.unlocking = Unlocking(self.voter, self.signing.check, self.compute_circumstances, self._tell_news)
         self._approved = set(store.get_marks(MarkKind.APPROVED))
         self._judged_at = (self.compute_open_epochs(), self.running_clock.ripe_requests)
@@ -448,10 +448,11 @@ class LedgerMember:
         if self.signing.key is None or self.signing.is_silenced or has_left or not self.voter.is_speaking:
             return None
         circumstances = self.compute_circumstances()
-        records = self.submissions.take(circumstances, self._clock())
+        wishes, unvoted = self.unlocking.take(circumstances)
+        used = sum(len(encode_statement(wish)) for wish in wishes) + sum(len(record.encoded) for record in unvoted)
+        records = self.submissions.take(circumstances, self._clock(), used, len(unvoted))
         for record_id in self.submissions.take_rejected():
             self._wake(record_id)
-        wishes, unvoted = self.unlocking.take(circumstances)
         wishes += self.checkpoints.take_statements()
         statements = [*wishes, *self._compose_statements(records, len(unvoted), len(wishes))]
         if not statements:

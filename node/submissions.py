@@ -85,10 +85,13 @@ class Submissions:
         self._queue[record.id] = Submission(record, now + WAITING_SECONDS_MAX)
         self._queued_of[record.scope] += 1
 
-    def take(self, circumstances: Circumstances, now: float) -> list[Record]:
-        """The records that the next batch introduces, each checked once more at this moment."""
+    def take(
+        self, circumstances: Circumstances, now: float, bytes_used: int = 0, records_used: int = 0
+    ) -> list[Record]:
+        """The records that the next batch introduces, each checked once more at this moment; so many bytes and places
+        of their room are used."""
         taken: list[Record] = []
-        size = 0
+        size = bytes_used
         self.has_ready = False
         for record_id, (record, deadline) in list(self._queue.items()):
             if not self._voter.is_undecided(record):
@@ -101,7 +104,7 @@ class Submissions:
                     self._reject(record_id, rejection)
                 continue
             size += len(record.encoded) + 3
-            if size > RECORD_BYTES_PER_BATCH or len(taken) == RECORDS_PER_BATCH_MAX:
+            if size > RECORD_BYTES_PER_BATCH or len(taken) + records_used >= RECORDS_PER_BATCH_MAX:
                 self.has_ready = True
                 break
             self._voter.note_introduction(record)

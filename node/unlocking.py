@@ -1,4 +1,4 @@
-"""What slot owners ask of this member: requests, proposals and receipts on their way into its next batch.
+"""What slot owners ask of this member: requests and proposals on their way into its next batch.
 
 Nothing here is durable: an owner that gets no answer says the same again, or asks for the next attempt (spec 5.6).
 """
@@ -13,14 +13,12 @@ import trio
 from node.submissions import Busy
 from protocol.attempts import Round
 from protocol.contests import PromiseGiven
-from protocol.errors import Reason, Rejected
+from protocol.errors import Rejected
 from protocol.identifiers import Slot
-from protocol.limits import STATEMENT_BYTES_MAX
-from protocol.receipts import verify_receipt
+from protocol.limits import BATCH_BYTES_MAX
 from protocol.records import Record, decode_record, has_valid_signatures
 from protocol.rules import Circumstances
 from protocol.statements import (
-    Proof,
     Proposal,
     SlotProposal,
     Statement,
@@ -34,6 +32,9 @@ from protocol.voting import Voter
 
 WISHES_MAX = 256
 """Owners that wait for the next batch: it comes within a moment."""
+
+WISHES_BYTES_PER_BATCH = BATCH_BYTES_MAX // 4
+"""Of requests, proposals and their records; ordinary records have that much less room in the same batch."""
 
 _BUSY = "this node is busy: send the same again in a moment"
 
@@ -63,7 +64,6 @@ class Unlocking:
         self._compute_circumstances = compute_circumstances
         self._tell_news = tell_news
         self._wishes: dict[bytes, Wish] = {}
-        self._proofs: dict[bytes, bytes] = {}
         self._has_batch = trio.Event()
 
     # -- asking -------------------------------------------------------------------------------------------------
@@ -100,19 +100,6 @@ class Unlocking:
         is_known = contest is not None and proposal in contest.proposals.values()
         if not is_known and not self._replica.is_final(record.id):
             self._add(Wish(proposal, record))
-        return record.id
-
-    async def submit_receipt(self, encoded: bytes) -> bytes:
-        """Take a receipt of finality; when its record is not final here, our next batch tells everybody. Returns the
-        record's id. Raises: InvalidInput; Rejected when it is too long for a statement; Busy."""
-        record = verify_receipt(self._replica.ledger.charters, encoded).record
-        if not self._replica.is_final(record.id):
-            if len(encoded) > STATEMENT_BYTES_MAX - 16:
-                raise Rejected(Reason.LIMIT_EXCEEDED, "the receipt is too long to be told in a batch")
-            self._check_room(len(self._proofs))
-            self._proofs[record.id] = encoded
-            self._tell_news()
-        await trio.lowlevel.checkpoint()
         return record.id
 
     def _add(self, wish: Wish) -> None:
@@ -166,14 +153,16 @@ class Unlocking:
 
     def take(self, circumstances: Circumstances) -> tuple[list[Statement], list[Record]]:
         """The statements for the next batch, and the records that it introduces for them without a vote at
-        attempt 0. What no longer passes is dropped."""
-        proofs, self._proofs = self._proofs, {}
-        statements: list[Statement] = [
-            Proof(receipt) for record_id, receipt in proofs.items() if not self._replica.is_final(record_id)
-        ]
+        attempt 0. What no longer passes is dropped; what finds no room waits for the batch after."""
+        statements: list[Statement] = []
         records: dict[bytes, Record] = {}
-        wishes, self._wishes = self._wishes, {}
-        for encoded, wish in wishes.items():
+        size = 0
+        for encoded, wish in list(self._wishes.items()):
+            size += len(encoded) + (len(wish.record.encoded) if wish.record is not None else 0) + 16
+            if size > WISHES_BYTES_PER_BATCH:
+                self._tell_news()
+                break
+            del self._wishes[encoded]
             try:
                 self._check(wish, circumstances)
             except Rejected:

@@ -129,4 +129,5 @@ def compute_turn_start(attempt: int, writer_count: int) -> int:
     """
     if writer_count == 1:
         return 0
-    return sum(TURN_SECONDS << turn // writer_count for turn in range(attempt))
+    rounds, turns = divmod(attempt, writer_count)
+    return TURN_SECONDS * (writer_count * ((1 << rounds) - 1) + (turns << rounds))

@@ -30,6 +30,10 @@ class Contest:
     def __init__(self) -> None:
         self.requests: dict[Place, UnlockRequest] = {}
         self.proposals: dict[Place, SlotProposal] = {}
+        self.closed: set[Place] = set()
+        """What this replica's member has answered, or refused for good; its own memory, and no part of the state."""
+        self.signed: set[Place] = set()
+        """Proposals whose signature was checked and holds; likewise."""
         self.promises: dict[Round, dict[bytes, PromiseGiven]] = {}
         """Round -> batch -> the promise in it; a second one for that round in one batch says nothing."""
 

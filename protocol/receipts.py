@@ -42,7 +42,7 @@ from protocol.merkle import compute_levels, compute_path, compute_root_from_path
 from protocol.records import Kind, Record, charter_scope, decode_record
 from protocol.replica import Replica
 from protocol.signatures import SIGNATURE_BYTES
-from protocol.statements import Commit, CommitBatch, Proof, Statement, Vote, VoteBatch, decode_statement
+from protocol.statements import Commit, CommitBatch, Statement, Vote, VoteBatch, decode_statement
 
 RECEIPT_BYTES_MAX = RECORD_BYTES_MAX + MEMBERS_MAX * 2048
 PATH_SHAPE = list_of(binary(ID_BYTES), 16)
@@ -222,17 +222,6 @@ def read_receipt_record(federation: bytes, encoded: bytes) -> Record:
     return decode_record(federation, decode(_RECEIPT, encoded, RECEIPT_BYTES_MAX)[1])
 
 
-def has_valid_proofs(charters: Charters, batch: Batch) -> bool:
-    """True when each receipt that the batch carries as a statement proves what it says (spec 4.2)."""
-    try:
-        for statement in batch.statements:
-            if isinstance(statement, Proof):
-                verify_receipt(charters, statement.receipt)
-    except InvalidInput:
-        return False
-    return True
-
-
 class ProvableBatch:
     """A batch with its Merkle trees, computed once for all the receipts that need it."""
 
@@ -266,8 +255,6 @@ def build_receipt(replica: Replica, record_id: bytes, fetch: FetchProvable) -> b
 
     Of the members that committed, the heaviest that make a quorum are shown.
     """
-    if record_id in replica.proofs:
-        return replica.proofs[record_id]
     located = replica.get_introductions(record_id)
     chosen = _choose_commits(replica, located)
     if chosen is None:

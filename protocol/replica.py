@@ -21,13 +21,12 @@ from protocol.identifiers import Slot, Tag
 from protocol.introductions import Ballot, Introduction
 from protocol.ledger import Ledger
 from protocol.merkle import compute_set_root
-from protocol.records import Record, decode_record
+from protocol.records import Record
 from protocol.statements import (
     Adopt,
     Commit,
     CommitBatch,
     Promise,
-    Proof,
     Proposal,
     Statement,
     Unlock,
@@ -36,7 +35,6 @@ from protocol.statements import (
     VoteBatch,
     decode_slot_proposal,
     decode_unlock_request,
-    get_proven_record,
 )
 
 LogName = tuple[int, int]
@@ -103,8 +101,8 @@ class Replica:
         self._rivals: dict[Slot, list[tuple[Introduction, int]]] = {}
         """Open slots with several records: where all of them stand."""
         self._requests: dict[Place, UnlockRequest] = {}
-        self.proofs: dict[bytes, bytes] = {}
-        """Receipts that members logged, by the records that they prove."""
+        self._proposals: dict[Place, Place] = {}
+        """Where a proposal stands -> its id and 0: what its votes are counted under."""
         self.double_finals: dict[Slot, set[bytes]] = {}
         """Slots in which a record became final after another one: more was faulty than the quorum tolerates."""
         self._losers: dict[bytes, Record] = {}
@@ -183,8 +181,9 @@ class Replica:
         return self._rivals.get(slot) or ([claimed] if claimed else [])
 
     def get_claims(self, slot: Slot) -> list[Record]:
-        """The records that claim an open slot, in the order in which they came here."""
-        return [introduction.records[position] for introduction, position in self.get_claim_places(slot)]
+        """The records that claim an open slot, in the order in which they came here, in every spelling."""
+        ids = [introduction.ids[position] for introduction, position in self.get_claim_places(slot)]
+        return [record for record_id in ids for record in self.get_spellings(record_id)]
 
     def get_spellings(self, record_id: bytes) -> list[Record]:
         """An open record as it came first and, where a later batch spells its signatures in another way that holds,
@@ -310,8 +309,11 @@ class Replica:
                 self._close_repeats(rival.id)
                 self._close_if_done(introduction)
         contest = self.contests.pop(slot, None)
-        for place in contest.requests if contest else ():
-            del self._requests[place]
+        if contest is not None:
+            for place in contest.requests:
+                del self._requests[place]
+            for place in contest.proposals:
+                del self._proposals[place]
 
     def _close_repeats(self, record_id: bytes) -> None:
         for introduction, position in self._repeated.get(record_id, ()):
@@ -330,8 +332,6 @@ class Replica:
             match statement:
                 case Adopt():
                     self._note_adoption(header, statement)
-                case Proof():
-                    self._note_proof(batch_id, statement, admission)
                 case _:
                     self._note_unlocking(header, (batch_id, position), statement)
             return
@@ -347,7 +347,8 @@ class Replica:
         if isinstance(statement, (VoteBatch, Vote)):
             ballot: Ballot = (spoken_round, b"", 0)
             if isinstance(statement, Vote) and attempt:
-                ballot = (spoken_round, statement.proposal_batch or batch_id, statement.proposal_position)
+                place = (statement.proposal_batch or batch_id, statement.proposal_position)
+                ballot = (spoken_round, *self._proposals.get(place, place))
             self._count_votes(header.member, ballot, introduction, mask, admission)
         else:
             spoken = CommitStatement(header.member, batch_id, position, spoken_round, mask)
@@ -379,6 +380,8 @@ class Replica:
                 proposal = decode_slot_proposal(statement.proposal)
                 if not self.ledger.is_decided(*proposal.slot):
                     self.contests.setdefault(proposal.slot, Contest()).proposals[place] = proposal
+                    # Whoever repeats an owner's proposal in a batch of its own must not split the votes for it.
+                    self._proposals[place] = (proposal.compute_id(self.federation), 0)
             case Promise():
                 answered = self._requests.get((statement.unlock_batch or place[0], statement.unlock_position))
                 if answered is not None:
@@ -432,17 +435,6 @@ class Replica:
             admission.applied.extend(self.ledger.offer(record))
         self._close_if_done(counted)
         self._advance()
-
-    def _note_proof(self, batch_id: bytes, proof: Proof, admission: Admission) -> None:
-        """A receipt counts as its commits: without that, replicas could disagree for ever about a record that a forked
-        member helped to make final on a branch which some of them never take in (spec 4.7)."""
-        record = decode_record(self.federation, get_proven_record(proof))
-        self.proofs.setdefault(record.id, proof.receipt)
-        if record.id not in self._located:
-            self._place(Introduction(batch_id, [record]), 0, record)
-        counted, position = self._located[record.id]
-        if not counted.final >> position & 1:
-            self._finalise(counted, 1 << position, admission)
 
     # -- comparing ----------------------------------------------------------------------------------------------
 

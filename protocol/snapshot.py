@@ -263,6 +263,7 @@ def _restore_contests(replica: Replica, facts: Facts) -> None:
     for batch, position, encoded in facts["proposal"]:
         proposal = decode_slot_proposal(encoded)
         replica.contests.setdefault(proposal.slot, Contest()).proposals[batch, position] = proposal
+        replica._proposals[batch, position] = (proposal.compute_id(replica.federation), 0)
     for scope, sequence, version, attempt, batch, member, *reported in facts["promise"]:
         report = Claim(Round(*reported[:2]), reported[2]) if reported[2] else None
         contest = replica.contests[scope, sequence]

@@ -121,7 +121,7 @@ class Checkpoint(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """Carries a receipt of finality and counts as its commits. A batch with one that proves nothing is ill-formed."""
+    """Carries a receipt of finality. It is kept, and counts for nothing yet."""
 
     receipt: bytes
 
@@ -228,12 +228,6 @@ def get_referenced_batches(statement: Statement) -> tuple[bytes, ...]:
         case Proposal():
             named = decode_slot_proposal(statement.proposal).promise_batches
     return tuple(batch for batch in named if batch)
-
-
-def get_proven_record(proof: Proof) -> bytes:
-    """The encoded record that the receipt is about. Requires: the receipt was verified."""
-    record: bytes = unpack(proof.receipt, STATEMENT_BYTES_MAX)[1]
-    return record
 
 
 class UnlockRequest(NamedTuple):

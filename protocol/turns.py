@@ -35,9 +35,19 @@ class Turns:
         self._seen_seconds.pop(slot, None)
 
     def check_turn(
-        self, ledger: Ledger, slot: Slot, signer: bytes, attempt: int, circumstances: Circumstances | None
+        self,
+        ledger: Ledger,
+        slot: Slot,
+        signer: bytes,
+        attempt: int,
+        circumstances: Circumstances | None,
+        promised: int = 0,
     ) -> None:
-        """Raise `Rejected` unless the attempt is the signer's; with `circumstances`, unless its turn has begun, too."""
+        """Raise `Rejected` unless the attempt is the signer's; with `circumstances`, unless its turn has begun, too.
+
+        `promised`: the attempt that this member has promised. Its turn had begun then, also if that was in an earlier
+        run of the node, so the clock goes on from there at the least.
+        """
         writer = find_turn(ledger, slot[0], signer)
         if writer is None:
             raise Rejected(Reason.WRITER_WRONG, "the signer may not write in this slot")
@@ -52,7 +62,8 @@ class Turns:
             request = ledger.holds[slot[0][1:]].request
             if request not in circumstances.ripe_requests:
                 raise Rejected(Reason.TURN_WRONG, "the payer's turns begin when the hold's grace has passed")
-        seen_seconds = self._seen_seconds.setdefault(slot, circumstances.running_seconds)
+        begun_seconds = circumstances.running_seconds - compute_turn_start(promised, count)
+        seen_seconds = self._seen_seconds[slot] = min(self._seen_seconds.get(slot, begun_seconds), begun_seconds)
         wait_seconds = seen_seconds + compute_turn_start(attempt, count) - circumstances.running_seconds
         if wait_seconds > 0:
             raise Rejected(Reason.TURN_WRONG, f"the turn of attempt {attempt} begins in {wait_seconds} s")

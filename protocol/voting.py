@@ -38,13 +38,13 @@ from protocol.attempts import (
     may_promise,
     may_vote,
 )
-from protocol.contests import Place
+from protocol.contests import Contest, Place
 from protocol.errors import Reason, Rejected
 from protocol.finality import full_mask, iterate_positions
 from protocol.identifiers import Slot
 from protocol.introductions import Introduction
 from protocol.limits import STATEMENTS_PER_BATCH_MAX
-from protocol.proposals import check_support
+from protocol.proposals import check_is_wanted, check_support
 from protocol.records import Record, has_valid_signatures
 from protocol.replica import Admission, Replica
 from protocol.rules import Circumstances, check_record
@@ -115,9 +115,7 @@ class Voter:
             for promised, given in contest.promises.items():
                 if any(promise.member == self.member for promise in given.values()):
                     self._memories[slot] = apply_promise(self._recall(slot), promised)
-        for introduction in self.replica.get_open_introductions():
-            for (certified_round, *_), tally in introduction.votes.items():
-                self._decide_commits(introduction, tally.reached, certified_round)
+        self._commit_to_certified()
 
     def _recall_own(
         self, introduction: Introduction, mask: int, said: Round, apply: Callable[[SlotMemory, Claim], SlotMemory]
@@ -159,8 +157,17 @@ class Voter:
         self._first_round = Round(version, 0)
         self.has_adopted = False
         self._bound = self._find_bound()
+        for contest in self.replica.contests.values():
+            contest.closed.clear()  # in a new version everything may be asked for again
         for undecided in (self._votes, self._commits, self._late, self._promises):
             undecided.clear()
+        self._commit_to_certified()
+
+    def _commit_to_certified(self) -> None:
+        """Certificates of the present version that came before this member spoke under it."""
+        for introduction in self.replica.get_open_introductions():
+            for (certified_round, *_), tally in introduction.votes.items():
+                self._decide_commits(introduction, tally.reached, certified_round)
 
     def _find_bound(self) -> dict[Slot, Claim]:
         found: dict[Slot, Claim] = {}
@@ -188,9 +195,11 @@ class Voter:
         some wait for their turn or for an epoch."""
         for contest in self.replica.contests.values():
             for place, request in contest.requests.items():
-                self._decide_promise(place, request, circumstances)
+                if place not in contest.closed:
+                    self._decide_promise(contest, place, request, circumstances)
             for place, proposal in contest.proposals.items():
-                self._decide_late_vote(place, proposal, circumstances)
+                if place not in contest.closed:
+                    self._decide_late_vote(contest, place, proposal, circumstances)
 
     def is_undecided(self, record: Record) -> bool:
         """True while the record is not final and this member has not voted for it."""
@@ -335,7 +344,10 @@ class Voter:
         self._check_open(request.slot)
         if not may_promise(self._recall(request.slot), Round(self.version, request.attempt)):
             raise Rejected(Reason.ATTEMPT_CLOSED, f"attempt {request.attempt} or a later one was asked for before")
-        self._turns.check_turn(self.replica.ledger, request.slot, request.signer, request.attempt, circumstances)
+        check_is_wanted(self.replica, request.slot)
+        promised = self._recall(request.slot).promised.attempt
+        ledger = self.replica.ledger
+        self._turns.check_turn(ledger, request.slot, request.signer, request.attempt, circumstances, promised)
         if not is_signed_by_writer(self.replica.federation, request):
             raise Rejected(Reason.SIGNATURE_INVALID, "the request is not signed by its writer")
 
@@ -345,6 +357,11 @@ class Voter:
         A record that the promises force was judged by those who certified it: it is voted for unseen, whatever the
         epoch, the funds or the charter say by now. Otherwise an old epoch would lock an honest owner out (spec 5.7).
         """
+        if not is_signed_by_writer(self.replica.federation, proposal):
+            raise Rejected(Reason.SIGNATURE_INVALID, "the proposal is not signed by its writer")
+        self._check_terms(proposal, record, circumstances)
+
+    def _check_terms(self, proposal: SlotProposal, record: Record, circumstances: Circumstances) -> None:
         self._check_speaking()
         self._check_open(proposal.slot)
         if record.slot != proposal.slot or record.id != proposal.record:
@@ -353,8 +370,6 @@ class Voter:
         if not may_vote(self._recall(proposal.slot), Claim(promised, record.id)):
             raise Rejected(Reason.ATTEMPT_CLOSED, f"this member left attempt {proposal.attempt} or voted there")
         self._turns.check_turn(self.replica.ledger, proposal.slot, proposal.signer, proposal.attempt, None)
-        if not is_signed_by_writer(self.replica.federation, proposal):
-            raise Rejected(Reason.SIGNATURE_INVALID, "the proposal is not signed by its writer")
         if forced is None:
             if not any(map(has_valid_signatures, (record, *self.replica.get_spellings(record.id)))):
                 raise Rejected(Reason.SIGNATURE_INVALID, "the record is not signed by its writer")
@@ -369,11 +384,16 @@ class Voter:
         if slot[1] > sequence:
             raise Rejected(Reason.PREDECESSOR_MISSING, f"slot {sequence} comes first")
 
-    def _decide_promise(self, place: Place, request: UnlockRequest, circumstances: Circumstances) -> None:
+    def _decide_promise(
+        self, contest: Contest, place: Place, request: UnlockRequest, circumstances: Circumstances
+    ) -> None:
         try:
             self.check_request(request, circumstances)
-        except Rejected:
+        except Rejected as rejection:
+            if rejection.reason in (Reason.SIGNATURE_INVALID, Reason.ATTEMPT_CLOSED):
+                contest.closed.add(place)
             return
+        contest.closed.add(place)
         slot = request.slot
         memory = self._recall(slot)
         promised = Round(self.version, request.attempt)
@@ -381,7 +401,14 @@ class Voter:
         self._promises[slot] = PendingPromise(promised, place, compute_report(memory, self._bound.get(slot)))
         self._memories[slot] = apply_promise(memory, promised)
 
-    def _decide_late_vote(self, place: Place, proposal: SlotProposal, circumstances: Circumstances) -> None:
+    def _decide_late_vote(
+        self, contest: Contest, place: Place, proposal: SlotProposal, circumstances: Circumstances
+    ) -> None:
+        if place not in contest.signed:
+            if not is_signed_by_writer(self.replica.federation, proposal):
+                contest.closed.add(place)
+                return
+            contest.signed.add(place)
         located = self.replica.locate(proposal.record)
         record = located[0].records.get(located[1]) if located else None
         if located is None or record is None:
@@ -389,11 +416,15 @@ class Voter:
         claim = Claim(Round(self.version, proposal.attempt), record.id)
         memory = self._recall(proposal.slot)
         if memory.voted == claim:
+            contest.closed.add(place)
             return
         try:
-            self.check_proposal(proposal, record, circumstances)
-        except Rejected:
+            self._check_terms(proposal, record, circumstances)
+        except Rejected as rejection:
+            if rejection.reason is Reason.ATTEMPT_CLOSED:
+                contest.closed.add(place)
             return
+        contest.closed.add(place)
         self._memories[proposal.slot] = apply_vote(memory, claim)
         self._late[proposal.slot, Vote] = Vote(located[0].batch, located[1], proposal.attempt, *place)
 

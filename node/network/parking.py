@@ -7,6 +7,7 @@ oldest are dropped: anti-entropy brings them again.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import NamedTuple
 
 from protocol.batches import Batch
@@ -36,10 +37,9 @@ class Parking:
     def __len__(self) -> int:
         return len(self._parked)
 
-    @property
-    def wanted(self) -> frozenset[bytes]:
-        """The batches for which others wait."""
-        return frozenset(self._waiting_for)
+    def has_waiting(self, unwanted: Collection[int]) -> bool:
+        """True when a batch waits that another than the `unwanted` members signed."""
+        return any(parked.batch.header.member not in unwanted for parked in self._parked.values())
 
     def park(self, batch: Batch, missing: list[bytes], peer: str) -> None:
         """Keep the batch until the first of `missing` comes; the member's oldest make room for it."""

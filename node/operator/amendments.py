@@ -21,7 +21,13 @@ from protocol.ledger import read_amendment
 from protocol.records import Amend, Kind, Record, RecordDraft, charter_scope
 from protocol.rules import check_record, find_turn
 from protocol.signatures import NO_SIGNATURE
-from protocol.statements import encode_signed, sign_slot_proposal, sign_unlock_request
+from protocol.statements import (
+    UnlockRequest,
+    encode_signed,
+    is_signed_by_writer,
+    sign_slot_proposal,
+    sign_unlock_request,
+)
 
 PROPOSAL_SECONDS = 2.0
 """How long a proposal waits for the others: their people take hours."""
@@ -121,11 +127,17 @@ class AmendmentActions:
         place = find_turn(self._ledger, slot[0], self._actions.public_key)
         assert place is not None, "every member may write in the charter's scope"
         contest = self._member.replica.contests.get(slot)
-        asked = [request.attempt for request in contest.requests.values()] if contest else []
-        attempt = 1 + max(asked, default=0)
+        asked = contest.requests.values() if contest else ()
+        attempt = 1 + max((it.attempt for it in asked if self._is_in_turn(it)), default=0)
         while compute_turn(attempt, place[1]) != place[0]:
             attempt += 1
         return attempt
+
+    def _is_in_turn(self, request: UnlockRequest) -> bool:
+        """True when a member asked in its own turn: anybody may write anything into its log."""
+        place = find_turn(self._ledger, request.scope, request.signer)
+        is_own_turn = place is not None and compute_turn(request.attempt, place[1]) == place[0]
+        return is_own_turn and is_signed_by_writer(self._ledger.charter.federation, request)
 
     async def _attempt(self, wish: Record, attempt: int) -> Record | None:
         """Ask, wait for promises, propose; the record that was proposed, or None without a quorum of promises."""

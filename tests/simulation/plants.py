@@ -108,7 +108,7 @@ def promise_before_commit() -> list[Patch]:
     """A promise is computed before a commit that stands in the same batch."""
     decide_promise = Voter._decide_promise
 
-    def decide(voter: Voter, place: Any, request: Any, circumstances: Any) -> None:
+    def decide(voter: Voter, contest: Any, place: Any, request: Any, circumstances: Any) -> None:
         slot = request.slot
         pending = (slot, Commit) in voter._late or any(
             voter._commits.get(introduction, 0) >> position & 1
@@ -116,10 +116,10 @@ def promise_before_commit() -> list[Patch]:
         )
         had_promise = slot in voter._promises
         if not pending:
-            decide_promise(voter, place, request, circumstances)
+            decide_promise(voter, contest, place, request, circumstances)
             return
         with mock.patch.object(Voter, "_drop_undecided"):
-            decide_promise(voter, place, request, circumstances)
+            decide_promise(voter, contest, place, request, circumstances)
         if slot in voter._promises and not had_promise:
             voter._promises[slot] = voter._promises[slot]._replace(report=None)
 
