@@ -84,8 +84,8 @@ def compute_mnemonic(entropy: bytes) -> str:
 def derive_seed(mnemonic: str, purpose: str, index: int = 0) -> bytes:
     """The 32-byte seed of one key: BIP 39's seed (without its extra passphrase), then HKDF-SHA512.
 
-    The purpose is length-prefixed, so ("a", ...) and ("ab", ...) cannot meet. For purpose "account" and index
-    0 this is the wallet's account key; others in use are "meter" (one index per job) and "seal".
+    The purpose is length-prefixed, so ("a", ...) and ("ab", ...) cannot meet. Of purpose "account"
+    index 0 is the account's first key, and each rotation takes the next one; no other purpose is in use.
 
     Raises: UserError as `check_mnemonic` does.
     """

@@ -21,6 +21,8 @@ CommandFunction = TypeVar("CommandFunction", bound=Callable[..., Any])
 Item = TypeVar("Item")
 HOME_VARIABLE = "ALLMENDE_HOME"
 HOME_DEFAULT = "~/.allmende"
+FILE = click.Path(dir_okay=False, path_type=Path)
+"""The type of an argument or option that names a file."""
 
 
 def json_option(command: CommandFunction) -> CommandFunction:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from protocol.charter import Charter
 from protocol.codec import (
+    VERSION_SHAPE,
     binary,
     binary_up_to,
     check_canonical,
@@ -67,7 +68,7 @@ class Header(NamedTuple):
 
 
 _HEADER = items(
-    uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
+    VERSION_SHAPE,
     uint(),
     uint(MEMBER_NUMBER_MAX, 1),
     uint(),

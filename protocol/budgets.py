@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from protocol.charter import Charter
-from protocol.codec import binary, decode, encode, items, text, uint
+from protocol.codec import VERSION_SHAPE, binary, decode, encode, items, text, uint
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES, Tag, compute_id
 from protocol.limits import EPOCH_MAX, MEMBER_NUMBER_MAX, PROTOCOL_VERSION, PURPOSE_BYTES_MAX
@@ -17,7 +17,7 @@ from protocol.records import Enrol, Kind, RecordDraft, person_scope
 from protocol.signatures import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, Signer, is_valid_signature
 
 _REQUEST = items(
-    uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
+    VERSION_SHAPE,
     binary(ID_BYTES),
     uint(MEMBER_NUMBER_MAX, 1),
     uint(EPOCH_MAX, 1),

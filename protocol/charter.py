@@ -11,7 +11,18 @@ from functools import cached_property
 from itertools import groupby, zip_longest
 from typing import NamedTuple
 
-from protocol.codec import binary, binary_up_to, decode, encode, items, list_of, optional_binary, text, uint
+from protocol.codec import (
+    VERSION_SHAPE,
+    binary,
+    binary_up_to,
+    decode,
+    encode,
+    items,
+    list_of,
+    optional_binary,
+    text,
+    uint,
+)
 from protocol.credits import AMOUNT_MAX
 from protocol.errors import InvalidInput
 from protocol.identifiers import (
@@ -99,7 +110,7 @@ _POLICY = items(
     uint(2**40, 1024),
 )
 _CHARTER = items(
-    uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
+    VERSION_SHAPE,
     uint(),
     optional_binary(ID_BYTES),
     text(NAME_BYTES_MAX, 1),

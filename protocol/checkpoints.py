@@ -19,7 +19,7 @@ from protocol.batches import (
     is_signed_header,
 )
 from protocol.charter import Charter, Charters, get_charter
-from protocol.codec import binary, binary_up_to, decode, encode, items, list_of, uint
+from protocol.codec import VERSION_SHAPE, binary, binary_up_to, decode, encode, items, list_of, uint
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES, Tag
 from protocol.limits import MEMBERS_MAX, PROTOCOL_VERSION, STATEMENTS_PER_BATCH_MAX
@@ -37,7 +37,7 @@ FACT_PROOF_BYTES_MAX = FACT_BYTES_MAX + 2048
 FACTS_MAX = 2**40
 
 _PROOF = items(
-    uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
+    VERSION_SHAPE,
     binary(ID_BYTES),
     binary(ID_BYTES),
     list_of(
@@ -52,7 +52,7 @@ _PROOF = items(
     ),
 )
 _FACT_PROOF = items(
-    uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
+    VERSION_SHAPE,
     list_of(
         items(binary_up_to(FACT_BYTES_MAX, 1), uint(FACTS_MAX), uint(FACTS_MAX), list_of(binary(ID_BYTES), 64)), 1024, 1
     ),

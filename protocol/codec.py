@@ -17,7 +17,7 @@ from typing import Any
 import msgpack
 
 from protocol.errors import InvalidInput
-from protocol.limits import INTEGER_MAX
+from protocol.limits import INTEGER_MAX, PROTOCOL_VERSION
 
 Shape = Callable[[Any], None]
 
@@ -35,6 +35,10 @@ def uint(maximum: int = INTEGER_MAX, minimum: int = 0) -> Shape:
             raise InvalidInput(f"an integer from {minimum} to {maximum} is needed, not {_show(value)}")
 
     return check
+
+
+VERSION_SHAPE = uint(PROTOCOL_VERSION, PROTOCOL_VERSION)
+"""The first item of whatever is kept or sent on its own: records, headers, receipts, proofs, letters."""
 
 
 def binary(length: int) -> Shape:

@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from protocol.codec import (
+    VERSION_SHAPE,
     Shape,
     binary,
     binary_up_to,
@@ -170,7 +171,7 @@ def decode_message(encoded: bytes) -> Message:
     return message
 
 
-_ENVELOPE = items(uint(PROTOCOL_VERSION, PROTOCOL_VERSION), uint(), binary_up_to(ENVELOPE_BYTES_MAX, 1), _SIGNATURE)
+_ENVELOPE = items(VERSION_SHAPE, uint(), binary_up_to(ENVELOPE_BYTES_MAX, 1), _SIGNATURE)
 
 
 def _compute_envelope_id(federation: bytes, mailbox: bytes, number: int, body: bytes) -> bytes:
@@ -200,7 +201,7 @@ def compute_seal_context(direction: bytes, name: bytes) -> bytes:
 SCRIPT_BYTES_MAX = 64 * 1024
 _VARIABLES_MAX = 256
 _SCRIPT = items(
-    uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
+    VERSION_SHAPE,
     text(SCRIPT_BYTES_MAX),
     text(SCRIPT_BYTES_MAX, 1),
     list_of(items(text(256, 1), text(SCRIPT_BYTES_MAX)), _VARIABLES_MAX),

@@ -57,7 +57,7 @@ class Evidence(NamedTuple):
     verdict: Verdict
 
 
-class _Said(NamedTuple):
+class _Mention(NamedTuple):
     """Where a member spoke of a record."""
 
     introduction: Place
@@ -76,7 +76,7 @@ class _Promised(NamedTuple):
     request: Place
 
 
-Statements = dict[tuple[Slot, int, EvidenceKind, Round], dict[bytes, _Said]]
+Statements = dict[tuple[Slot, int, EvidenceKind, Round], dict[bytes, _Mention]]
 """(slot, member, votes or commits, round) -> record -> where it was said first."""
 
 
@@ -159,7 +159,7 @@ def _find_hiding(promises: Iterable[_Promised], commit_round: Round) -> _Promise
     return None
 
 
-def _show(fetch: FetchProvable, said: _Said) -> ShownStatement:
+def _show(fetch: FetchProvable, said: _Mention) -> ShownStatement:
     batch_id, position = said.introduction
     return show_statement(fetch(batch_id), position, fetch(said.batch), said.position)
 
@@ -205,7 +205,7 @@ class _Reader:
             if attempt is not None:
                 spoken_round = Round(batch.header.charter_version, attempt)
                 said = self.statements.setdefault((self._slots[record_id], batch.header.member, kind, spoken_round), {})
-                said.setdefault(record_id, _Said((introducing, place), batch.id, position))
+                said.setdefault(record_id, _Mention((introducing, place), batch.id, position))
 
     def _note_promise(self, batch: Batch, position: int, statement: Promise) -> None:
         place = (statement.unlock_batch or batch.id, statement.unlock_position)

@@ -1,7 +1,8 @@
 """Proof that a member lied: two different batches of its log under one number, both signed by it.
 
-A correct member never signs two, for it stores each batch before anybody sees it. The proof is kept, shown and can be
-checked by anyone offline with the charter alone (spec 8.2). The other proofs are in `evidence.py`.
+A correct member never signs two, for it stores each batch before anybody sees it. Anybody can check the proof offline
+with the charter alone (spec 8.2). A replica acts on this one (spec 4.7), so it stands below; the others, on which
+nothing acts, are in `evidence.py`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from protocol.attempts import Round
 from protocol.batches import HEADER_BYTES_MAX, compute_batch_id, compute_statement_leaf, decode_header
 from protocol.charter import Charters, get_charter
-from protocol.codec import Shape, binary, binary_up_to, check_canonical, encode, items, uint, unpack
+from protocol.codec import VERSION_SHAPE, Shape, binary, binary_up_to, check_canonical, encode, items, uint, unpack
 from protocol.equivocation import EvidenceKind, ForkEvidence, verify_fork
 from protocol.errors import InvalidInput
 from protocol.identifiers import Slot
@@ -177,7 +177,7 @@ def verify_evidence(charters: Charters, encoded: bytes) -> Verdict:
     if type(raw) is not tuple or len(raw) < 2 or type(raw[1]) is not int or raw[1] not in _PARTS:
         raise InvalidInput("no proof of a known kind")
     kind = EvidenceKind(raw[1])
-    items(uint(PROTOCOL_VERSION, PROTOCOL_VERSION), uint(), *_PARTS[kind])(raw)
+    items(VERSION_SHAPE, uint(), *_PARTS[kind])(raw)
     check_canonical(raw, encoded)
     return _VERIFY[kind](charters, kind, *raw[2:])
 

@@ -20,9 +20,8 @@ from protocol.charter import Charter, Member, decode_charter
 from protocol.codec import encode
 from protocol.credits import AMOUNT_MAX
 from protocol.errors import InvalidInput
-from protocol.identifiers import Tag, compute_issuance_account_id
+from protocol.identifiers import compute_issuance_account_id
 from protocol.limits import EPOCHS_MAX
-from protocol.merkle import compute_set_root
 from protocol.records import (
     FREE_LOT,
     NONE,
@@ -493,7 +492,3 @@ class Ledger:
             signed = [(record.encoded, record.signature_tail, len(record.signatures)) for record in waiting.values()]
             facts += [("waiting", encoded.removesuffix(tail), count) for encoded, tail, count in signed]
         return list(map(encode, facts))
-
-    def compute_state_root(self) -> bytes:
-        """The hash of the whole state: equal exactly when two replicas agree on everything."""
-        return compute_set_root(Tag.STATE_LEAF, self.compute_facts())

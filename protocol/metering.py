@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import StrEnum, unique
 from typing import NamedTuple
 
-from protocol.codec import binary, decode, encode, items, optional_binary, uint
+from protocol.codec import VERSION_SHAPE, binary, decode, encode, items, optional_binary, uint
 from protocol.credits import AMOUNT_MAX
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES, Tag, compute_id, compute_voucher_id
@@ -88,7 +88,7 @@ CHARGED_STATES = frozenset(
 is lost."""
 
 _TICK = items(
-    uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
+    VERSION_SHAPE,
     binary(ID_BYTES),
     uint(minimum=1),
     uint(WALL_SECONDS_MAX * 1000),

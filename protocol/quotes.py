@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from protocol.charter import Charter
-from protocol.codec import binary, decode, encode, items, list_of, optional_binary, set_of, text, uint
+from protocol.codec import VERSION_SHAPE, binary, decode, encode, items, list_of, optional_binary, set_of, text, uint
 from protocol.credits import AMOUNT_MAX
 from protocol.errors import InvalidInput, Reason, Rejected
 from protocol.identifiers import ID_BYTES, Tag, compute_account_id, compute_id
@@ -48,7 +48,6 @@ GPU_NAMES_MAX = 64
 TICK_SECONDS_MAX = 3600
 SEAL_KEY_BYTES = 32
 
-_VERSION = uint(PROTOCOL_VERSION, PROTOCOL_VERSION)
 _ID = binary(ID_BYTES)
 _KEY = binary(PUBLIC_KEY_BYTES)
 _SIGNATURE = binary(SIGNATURE_BYTES)
@@ -57,7 +56,7 @@ _NAME = text(NAME_BYTES_MAX, 1)
 _WALL = uint(WALL_SECONDS_MAX, 1)
 
 _OFFER = items(
-    _VERSION,
+    VERSION_SHAPE,
     _KEY,
     binary(SEAL_KEY_BYTES),
     _ID,
@@ -137,7 +136,7 @@ def decode_offer(charter: Charter, encoded: bytes) -> Offer:
 
 
 _REQUEST = items(
-    _VERSION,
+    VERSION_SHAPE,
     _ID,
     _KEY,
     binary(SEAL_KEY_BYTES),
@@ -201,7 +200,7 @@ def decode_quote_request(charter: Charter, encoded: bytes) -> QuoteRequest:
 
 _RATE = items(uint(WEIGHT_MAX, 1), uint(CORES_MAX, 1), uint(MEMORY_GB_MAX, 1), uint(GPUS_MAX))
 _QUOTE = items(
-    _VERSION,
+    VERSION_SHAPE,
     _KEY,
     _ID,
     _ID,
@@ -326,7 +325,7 @@ def check_hold(federation: bytes, hold: Record, quote: Quote, request: QuoteRequ
 
 
 _RECEIPT = items(
-    _VERSION,
+    VERSION_SHAPE,
     _ID,
     _ID,
     text(16, 1),

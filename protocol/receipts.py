@@ -23,7 +23,7 @@ from protocol.batches import (
     is_signed_header,
 )
 from protocol.charter import Charter, Charters, get_charter
-from protocol.codec import binary, binary_up_to, decode, encode, items, list_of, uint
+from protocol.codec import VERSION_SHAPE, binary, binary_up_to, decode, encode, items, list_of, uint
 from protocol.contests import Place
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES
@@ -89,7 +89,7 @@ class Spoken(NamedTuple):
 
 
 _RECEIPT = items(
-    uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
+    VERSION_SHAPE,
     binary_up_to(RECORD_BYTES_MAX, 1),
     list_of(
         items(

@@ -452,5 +452,5 @@ class Replica:
         return [*self.ledger.compute_facts(), *map(encode, facts)]
 
     def compute_state_root(self) -> bytes:
-        """The hash of the whole state."""
+        """The hash of the whole state: equal exactly when two replicas agree on everything."""
         return compute_set_root(Tag.STATE_LEAF, self.compute_facts())

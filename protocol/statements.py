@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from protocol.attempts import Claim, Round
 from protocol.codec import (
+    VERSION_SHAPE,
     Shape,
     binary,
     binary_up_to,
@@ -271,9 +272,8 @@ class SlotProposal(NamedTuple):
         return self.scope, self.sequence
 
 
-_VERSION = uint(PROTOCOL_VERSION, PROTOCOL_VERSION)
 _UNLOCK_SHAPE = items(
-    _VERSION,
+    VERSION_SHAPE,
     binary(SCOPE_BYTES),
     uint(),
     uint(ATTEMPT_MAX, 1),
@@ -281,7 +281,7 @@ _UNLOCK_SHAPE = items(
     binary(SIGNATURE_BYTES),
 )
 _PROPOSAL_SHAPE = items(
-    _VERSION,
+    VERSION_SHAPE,
     binary(SCOPE_BYTES),
     uint(),
     uint(ATTEMPT_MAX, 1),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from protocol.charter import Charter
-from protocol.codec import binary, decode, encode, items, text, uint
+from protocol.codec import VERSION_SHAPE, binary, decode, encode, items, text, uint
 from protocol.errors import InvalidInput
 from protocol.identifiers import Tag, compute_id
 from protocol.limits import MEMBER_NUMBER_MAX, PROTOCOL_VERSION
@@ -44,7 +44,7 @@ class VoteCard(NamedTuple):
 
 
 _CARD = items(
-    uint(PROTOCOL_VERSION, PROTOCOL_VERSION),
+    VERSION_SHAPE,
     uint(MEMBER_NUMBER_MAX, 1),
     uint(),
     binary(PUBLIC_KEY_BYTES),

@@ -112,7 +112,7 @@ class AmendmentActions:
             if wish is None or not isinstance(wish.body, Amend):
                 raise UserError("there is no such amendment: see `allmende member proposals`")
             self._actions.check_ready()
-            attempt = self._find_own_attempt((wish.scope, wish.sequence))
+            attempt = self._find_own_attempt(wish.slot)
             text = f"Attempt {attempt} at version {wish.sequence + 1} of the charter is asked for."
             if dry_run:
                 return self._answer(identifier, f"Would be signed: {text}")
@@ -141,7 +141,7 @@ class AmendmentActions:
 
     async def _attempt(self, wish: Record, attempt: int) -> Record | None:
         """Ask, wait for promises, propose; the record that was proposed, or None without a quorum of promises."""
-        federation, key, slot = self._ledger.charter.federation, self._actions.key, (wish.scope, wish.sequence)
+        federation, key, slot = self._ledger.charter.federation, self._actions.key, wish.slot
         request = sign_unlock_request(federation, slot, attempt, key.public_key, key)
         await self._member.unlocking.submit_request(encode_signed(request))
         if not await self._member.unlocking.wait_promises(slot, attempt, PROMISE_SECONDS):

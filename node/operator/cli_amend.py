@@ -19,14 +19,12 @@ from node.operator.connection import connect
 from node.operator.homes import node_home_option
 from node.operator.rates import read_rates
 from node.served_charter import verify_charter
-from node.terminal import dry_run_option, emit, json_option, yes_option
+from node.terminal import FILE, dry_run_option, emit, json_option, yes_option
 from protocol.charter import Charter, Charters, decode_charter
 from protocol.errors import InvalidInput
 
 if TYPE_CHECKING:
     from node.client import NodeClient
-
-FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 def read_versions(answer: api.Charter) -> Charters:

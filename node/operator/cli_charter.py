@@ -16,10 +16,9 @@ from node.operator.charter_options import parse_credits_option, parse_weight, re
 from node.operator.cli_amend import amend, diff, show_in_force
 from node.operator.homes import load_keys, node_home_option, passphrase_option
 from node.operator.rates import compute_default_rates, read_rates
-from node.terminal import confirm, emit, json_option, yes_option
+from node.terminal import FILE, confirm, emit, json_option, yes_option
 from protocol.limits import EPOCHS_MAX
 
-FILE = click.Path(dir_okay=False, path_type=Path)
 EPOCH_SECONDS_MIN = 60
 
 

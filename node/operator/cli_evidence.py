@@ -16,9 +16,8 @@ from node.config import NodeHome
 from node.errors import UserError
 from node.operator.connection import connect
 from node.operator.homes import node_home_option
-from node.terminal import emit, json_option
+from node.terminal import FILE, emit, json_option
 
-FILE = click.Path(dir_okay=False, path_type=Path)
 ID_CHARACTERS = 16
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from node.errors import UserError
-from node.terminal import emit, home_option, json_option
+from node.terminal import FILE, emit, home_option, json_option
 from node.wallet.options import node_option
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from protocol.receipts import VerifiedReceipt
 
 FILE_BYTES_MAX = 1 << 20
-FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.group()

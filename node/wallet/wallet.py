@@ -283,15 +283,6 @@ class Wallet:
 
         return compute_mnemonic(load_key(self.home / KEY_NAME, passphrase, purpose=KEY_PURPOSE).seed)
 
-    def derive_seed(self, passphrase: Passphrase | str | None, purpose: str, index: int = 0) -> bytes:
-        """The 32 byte seed of one of the wallet's keys: "account", "meter" (one index a job), "seal".
-
-        Raises: UserError when the passphrase is wrong.
-        """
-        from node.mnemonics import derive_seed
-
-        return derive_seed(self.unlock_words(passphrase), purpose, index)
-
     # -- time and turns -----------------------------------------------------------------------------------------
 
     def now(self) -> int:

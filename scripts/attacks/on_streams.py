@@ -21,7 +21,7 @@ from scripts.attacks.scene import HONEST, Scene
 PROTOCOLS = (IDENTIFY, PING, MESHSUB, SYNC_PROTOCOL, "/no/such/1")
 STREAMS = 200
 AT_ONCE = 8
-PULL_EVERYTHING = encode_pull([LogLocator(HONEST, ())])
+PULL_EVERYTHING = encode_pull([LogLocator(HONEST, 0, ())])
 
 
 def frame(content: bytes) -> bytes:
@@ -189,8 +189,8 @@ async def send_huge_locators(scene: Scene, seconds: float) -> str:
     """Pulls that name as many places as fit, and some more."""
     chance = random.Random(5)
     known = tuple((number, chance.randbytes(32)) for number in range(LOCATORS_PER_LOG_MAX))
-    full = encode_pull([LogLocator(member, known) for member in range(1, MEMBERS_MAX + 1)])
-    more = encode((PULL, tuple((member, known) for member in range(1, 400))))[:REQUEST_BYTES_MAX]
+    full = encode_pull([LogLocator(member, 0, known) for member in range(1, MEMBERS_MAX + 1)])
+    more = encode((PULL, tuple((member, 0, known) for member in range(1, 400))))[:REQUEST_BYTES_MAX]
     contents = [frame(full)] * 9 + [frame(more)]
 
     async def work(attacker: Attacker) -> None:

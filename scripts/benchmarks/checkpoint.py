@@ -125,7 +125,12 @@ def write_ledger(place: Place, records: int) -> dict[str, object]:
         claims.note({0: cast.founded.charter}, batch.header, batch.id, 0, claim)
         said[batch.id] = ProvableBatch(batch)
     place.snapshots.keep(build_checkpoint_proof(cast.founded.charter, claim, claims, said.__getitem__), facts)
-    tail_seconds, _ = _time(lambda: (write_payments(writer, cast, tail, CHUNK), writer.commit()))
+
+    def write_tail() -> bytes:
+        write_payments(writer, cast, tail, CHUNK)
+        return writer.commit()
+
+    tail_seconds, _ = _time(write_tail)
     rest = Store.open(place.tail, cast.federation)
     rest.append_batches([(batch, encoded) for _, batch, encoded in store.get_batches(before + 1, writer.batch_count)])
     rest.close()

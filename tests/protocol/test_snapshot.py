@@ -145,4 +145,4 @@ def test_a_final_record_that_waits_is_restored_without_its_signatures():
         whole.offer(record)
         restored.offer(record)
     assert restored.count_waiting() == whole.count_waiting() == 0
-    assert restored.compute_state_root() == whole.compute_state_root()
+    assert sorted(restored.compute_facts()) == sorted(whole.compute_facts())

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from node.errors import UserError
+from node.mnemonics import derive_seed
 from node.wallet.wallet import KEY_NAME, SETTINGS_NAME, Wallet
 from protocol.identifiers import compute_account_id
 
@@ -32,7 +33,7 @@ def test_the_words_come_back_with_the_passphrase_alone(tmp_path, node, words):
 
 def test_nothing_secret_stands_in_the_clear(tmp_path, node, words):
     with Wallet.create(tmp_path / "home", node.url, words, "correct horse") as wallet:
-        seed = wallet.derive_seed("correct horse", "account")
+        seed = derive_seed(wallet.unlock_words("correct horse"), "account")
     for path in (tmp_path / "home").iterdir():
         content = path.read_bytes()
         assert words.split()[0].encode() not in content
