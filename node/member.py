@@ -255,6 +255,7 @@ class LedgerMember:
                 self._note_fault(peer, f"malformed batch: {error}")
                 continue
             if batch.id not in self.replica:
+                self.arrivals.note_version(batch.header.charter_version)
                 arrived.append(batch)
         return arrived
 
@@ -409,9 +410,16 @@ class LedgerMember:
 
     async def approve(self, amendment: bytes) -> None:
         """This institution's people approved an amendment by hand: from now on its member may vote for it."""
+        await run_in_threads(self._approve(amendment))
+
+    def approve_at_once(self, amendment: bytes) -> None:
+        """`approve`, without an event loop."""
+        run_at_once(self._approve(amendment))
+
+    def _approve(self, amendment: bytes) -> Steps[None]:
         self._approved.add(amendment)
         self.store.put_marks(MarkKind.APPROVED, {amendment: int(self._clock())})
-        await run_in_threads(self._judge_open_records())
+        yield from self._judge_open_records()
         self._has_news.set()
 
     def has_approved(self, amendment: bytes) -> bool:
