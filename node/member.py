@@ -92,9 +92,7 @@ class LedgerMember:
         self.unlocking = Unlocking(self.voter, self.signing.check, self.compute_circumstances, self._tell_news)
         self._approved = set(store.get_marks(MarkKind.APPROVED))
         self._judged_at = (self.compute_open_epochs(), self.running_clock.ripe_requests)
-        self._unseen = {
-            head for log_name, heads in self.replica.heads.items() if log_name[0] != number for head in heads
-        }
+        self._unseen = {head for name, heads in self.replica.heads.items() if name[0] != number for head in heads}
         self._final_events: dict[bytes, trio.Event] = {}
         self._ingest_turn = trio.CapacityLimiter(1)
         self._ingest_waiting = trio.CapacityLimiter(INGEST_QUEUE_MAX)
@@ -350,8 +348,7 @@ class LedgerMember:
 
     def _wake(self, record_id: bytes) -> None:
         """Tell those who wait for the record that its fate is known."""
-        event = self._final_events.pop(record_id, None)
-        if event is not None:
+        if (event := self._final_events.pop(record_id, None)) is not None:
             event.set()
 
     def _judge(self, introduction: Introduction, records: Mapping[int, Record]) -> Steps[None]:
