@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from protocol.attempts import Claim, Round, compute_forced
+from protocol.attempts import Claim, Round, compute_bound, compute_forced
 from protocol.batches import Batch
 from protocol.contests import Slot
 from protocol.finality import full_mask, iterate_positions
@@ -57,6 +57,8 @@ class Checkers:
         self._spoken: set[bytes] = set()
         self._spoken_versions: dict[int, int] = {}
         self._adopted: dict[int, int] = {}
+        self._bound: dict[tuple[int, int], dict[Slot, Claim | None]] = {}
+        """(Member, charter version) -> what was certified before it entered that version."""
 
     # -- with every batch -----------------------------------------------------------------------------------------
 
@@ -129,6 +131,17 @@ class Checkers:
                 for change in self.world.changes:
                     change.note_adoption(machine, statement)
 
+    def note_entry(self, machine: Machine) -> None:
+        """A member entered a charter version, or started again before it said anything there: what its set certifies
+        binds it (spec 9.7)."""
+        version = machine.member.voter.version
+        if version and self.get_spoken_version(machine.number) < version:
+            found = machine.member.replica.find_certificates().items()
+            self._bound[machine.number, version] = {
+                slot: compute_bound(claim for claim in claims if claim.round.version < version)
+                for slot, claims in found
+            }
+
     def get_spoken_version(self, number: int) -> int:
         """The last charter version under which a correct member said something."""
         return self._spoken_versions.get(number, 0)
@@ -152,6 +165,10 @@ class Checkers:
                 raise Violation(
                     f"one {kind.__name__.lower()} in a slot and round", f"member {machine.number} said two: {slot[1]}"
                 )
+            bound = self._bound.get((machine.number, said_round.version), {}).get(slot)
+            if kind is Vote and not attempt and bound is not None and bound.record != record.id:
+                what = f"member {machine.number} votes for {self.world.names.describe(record)}"
+                raise Violation("what was certified before binds", what)
             if isinstance(statement, Vote) and attempt:
                 self._check_proposal(machine, said_round, statement, record)
             if said_round < self._promised.get((machine.number, slot), said_round):

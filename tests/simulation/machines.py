@@ -53,13 +53,17 @@ NOTHING_KNOWN = Known(0, 0)
 
 
 class WatchedMember(LedgerMember):
-    """A member whose every admission is shown to the checkers."""
+    """A member whose every admission and every entry into a charter version is shown to the checkers."""
 
     machine: Machine
 
     def _note_admission(self, admission: Admission) -> None:
         super()._note_admission(admission)
         self.machine.world.checkers.note_admission(self.machine, admission)
+
+    def _enter_version(self) -> None:
+        super()._enter_version()
+        self.machine.world.checkers.note_entry(self.machine)
 
 
 class Machine:
