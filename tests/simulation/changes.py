@@ -84,7 +84,9 @@ class Change:
             machine.is_up and machine.member.signing.has_heard_quorum and machine.member.voter.version == earlier
             for machine in world.correct
         )
-        has_holds = any(it.record.kind == Kind.HOLD and it.is_honest and not it.is_done for it in world.errands)
+        pending = [it.record for it in world.errands if it.is_honest and not it.is_done]
+        pending += [it.signed[0] for it in world.unlockers if it.is_honest and not it.is_done]
+        has_holds = any(record.kind == Kind.HOLD for record in pending)
         return is_calm and world.checkers.replica.version == earlier and not (earlier and has_holds)
 
     def _draw_fields(self, before: Charter) -> CharterFields | None:

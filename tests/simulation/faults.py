@@ -63,6 +63,7 @@ def set_back(world: World, random: Random) -> None:
         machine.stop()
         machine.disk.fill(content)
         machine.vote_keys.hold(vote_keys)
+        machine.shown_version = -1
         machine.forgotten_version = world.checkers.get_spoken_version(machine.number)
         world.culprits[machine.number] = machine.forgotten_version
         world.after(RESTART_SECONDS * random.random(), machine.restart)
