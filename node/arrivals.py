@@ -29,6 +29,8 @@ class Arrivals:
         self._may_enter = may_enter
         self._note_missing_past = note_missing_past
         self._parking = Parking()
+        self._shown_version = 0
+        """The highest charter version of which anybody showed a batch."""
 
     def choose(self, signed_batches: Sequence[Batch], peer: str) -> list[Batch]:
         """Those whose past is here or comes before them, parents first, with what was parked for them.
@@ -39,11 +41,18 @@ class Arrivals:
         arrived = [batch for batch in signed_batches if batch.header.charter_version <= self._replica.version]
         return self._order([(batch, peer) for batch in self._leave_out_unwanted(arrived)])
 
+    def note_version(self, version: int) -> None:
+        """Somebody showed a batch of this charter version. If it is not in force here, others may have entered it by
+        what a proven equivocator said on a branch that is ignored here; so nothing is, until it is in force."""
+        if version in self._replica.ledger.charters:  # not what a member that lies invents
+            self._shown_version = max(self._shown_version, version)
+
     def list_ignored_logs(self) -> frozenset[int]:
         """Members whose further batches are not wanted, while nothing of theirs is missing here: those that
-        contradicted themselves, and those that left the federation."""
+        contradicted themselves, and those that left the federation. None while a later charter version was shown."""
         unwanted = self._list_unwanted_members()
-        return frozenset() if unwanted and self._parking.has_waiting(unwanted) else unwanted
+        is_behind = self._shown_version > self._replica.version
+        return frozenset() if unwanted and (is_behind or self._parking.has_waiting(unwanted)) else unwanted
 
     def _list_unwanted_members(self) -> frozenset[int]:
         charters = self._replica.ledger.charters

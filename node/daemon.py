@@ -147,7 +147,7 @@ class _Daemon:
         self._services.on_offer.append(self._gossip.tell_offer)
 
     def _note_answer(self, peer_id: str) -> None:
-        self._member.note_heard(self._neighbours.get_number(peer_id))
+        self._member.signing.note_heard(self._neighbours.get_number(peer_id))
 
     def _find_own_address(self) -> str:
         """Where others reach this node, as the card says that it gave away."""

@@ -92,9 +92,7 @@ class LedgerMember:
         self.unlocking = Unlocking(self.voter, self.signing.check, self.compute_circumstances, self._tell_news)
         self._approved = set(store.get_marks(MarkKind.APPROVED))
         self._judged_at = (self.compute_open_epochs(), self.running_clock.ripe_requests)
-        self._unseen = {
-            head for log_name, heads in self.replica.heads.items() if log_name[0] != number for head in heads
-        }
+        self._unseen = {head for name, heads in self.replica.heads.items() if name[0] != number for head in heads}
         self._final_events: dict[bytes, trio.Event] = {}
         self._ingest_turn = trio.CapacityLimiter(1)
         self._ingest_waiting = trio.CapacityLimiter(INGEST_QUEUE_MAX)
@@ -102,7 +100,7 @@ class LedgerMember:
         self.checkpoints.on_ready.append(self._tell_news)
         self._known_charters = (1, 0)
         """How many versions were known, and which one was in force, when that was looked at last."""
-        self.note_heard(number)
+        self.signing.note_heard(number)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -255,6 +253,7 @@ class LedgerMember:
                 self._note_fault(peer, f"malformed batch: {error}")
                 continue
             if batch.id not in self.replica:
+                self.arrivals.note_version(batch.header.charter_version)
                 arrived.append(batch)
         return arrived
 
@@ -349,8 +348,7 @@ class LedgerMember:
 
     def _wake(self, record_id: bytes) -> None:
         """Tell those who wait for the record that its fate is known."""
-        event = self._final_events.pop(record_id, None)
-        if event is not None:
+        if (event := self._final_events.pop(record_id, None)) is not None:
             event.set()
 
     def _judge(self, introduction: Introduction, records: Mapping[int, Record]) -> Steps[None]:
@@ -409,9 +407,16 @@ class LedgerMember:
 
     async def approve(self, amendment: bytes) -> None:
         """This institution's people approved an amendment by hand: from now on its member may vote for it."""
+        await run_in_threads(self._approve(amendment))
+
+    def approve_at_once(self, amendment: bytes) -> None:
+        """`approve`, without an event loop."""
+        run_at_once(self._approve(amendment))
+
+    def _approve(self, amendment: bytes) -> Steps[None]:
         self._approved.add(amendment)
         self.store.put_marks(MarkKind.APPROVED, {amendment: int(self._clock())})
-        await run_in_threads(self._judge_open_records())
+        yield from self._judge_open_records()
         self._has_news.set()
 
     def has_approved(self, amendment: bytes) -> bool:
@@ -420,10 +425,6 @@ class LedgerMember:
 
     def _tell_news(self) -> None:
         self._has_news.set()
-
-    def note_heard(self, number: int) -> None:
-        """All that this member has was fetched from it since the start."""
-        self.signing.note_heard(number)
 
     async def speak(self) -> None:
         """Whenever there is something to say, say it in one batch, not more often than the pace allows.

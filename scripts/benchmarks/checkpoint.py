@@ -96,7 +96,7 @@ class Place:
     """The files of one comparison, and the federation in them, which both processes make from the same keys."""
 
     def __init__(self, folder: Path, people: int, genesis_seconds: int) -> None:
-        self.cast = Cast(MEMBERS, people, genesis_seconds)
+        self.cast = Cast(MEMBERS, people, genesis_seconds=genesis_seconds)
         self.ledger = folder / "ledger.sqlite"
         self.tail = folder / "tail.sqlite"
         self.joined = folder / "joined.sqlite"

@@ -149,7 +149,7 @@ async def test_a_member_keeps_its_own_log_to_the_rate(watched, autojump_clock):
     member = watched.member
     spoken: list[bytes] = []
     for number in (1, 2, 3):
-        member.note_heard(number)
+        member.signing.note_heard(number)
     for batch in watched.make_log(1, 20):
         member.log_rates.count_own(batch, watched.now)
     wait_seconds = member.log_rates.compute_wait(1, watched.now)

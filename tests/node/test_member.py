@@ -274,10 +274,10 @@ async def test_a_member_says_nothing_before_it_heard_what_a_quorum_has(cast, mem
         nursery.start_soon(again.speak)
         await trio.sleep(5)
         assert not spoken
-        again.note_heard(1)
+        again.signing.note_heard(1)
         await trio.sleep(5)
         assert not spoken
-        again.note_heard(4)
+        again.signing.note_heard(4)
         await trio.sleep(5)
         assert spoken
         nursery.cancel_scope.cancel()

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
-from protocol.records import Kind, Lot, Output, Record, RecordDraft, account_scope, sign_record
-from tests.strategies import Person
+from protocol.records import Kind, Lot, Output, Record, RecordDraft, Rotate, account_scope, sign_record
+from tests import strategies
+from tests.strategies import Person, rekey
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -45,8 +46,7 @@ class Errand:
         self.world.after(ASK_AGAIN_SECONDS * (0.5 + self._random.random()), self._go)
 
     def _hand_in(self) -> None:
-        up = [machine.number for machine in self.world.machines.values() if machine.is_up]
-        number = self._random.choice(up or list(self.world.machines))
+        number = self._random.choice(self.world.list_doors())
         refusal = self.world.machines[number].take_record(self.record.encoded)
         self._asked.append(number)
         if self.world.is_telling:
@@ -77,6 +77,17 @@ class Wallet:
         """Slot and predecessor of the next record."""
         return {"sequence": self.sequence, "prev": self.prev, "epoch": self.world.epoch}
 
+    def list_payees(self) -> list[Person]:
+        """Everybody else."""
+        return [person for person in self.world.stage.people if person.account != self.person.account]
+
+    def sign_rotation(self) -> Record:
+        """The account's next key, in the next slot."""
+        after = rekey(self.person, f"{self.person.name} key {self.sequence}")
+        return self.world.names.note(
+            self.world.stage.federation.rotate(self.person, after, **self.place), f"{self.person.name} rotates its key"
+        )
+
     def sign_payment(self, payee: Person, amount: int, memo: str = "") -> Record:
         """A transfer in the next slot."""
         economy = self.world.stage.economy
@@ -103,11 +114,15 @@ class Wallet:
         draft = RecordDraft(
             Kind(record.kind), self.world.epoch, record.scope, record.sequence, record.prev, record.body, record.signers
         )
-        renewed = sign_record(self.world.stage.federation.id, draft, [self.person.key])
+        keys = [strategies.find_key(signer) for signer in record.signers]
+        renewed = sign_record(self.world.stage.federation.id, draft, keys)
         return self.world.names.note(renewed, f"{self.person.name} signs {record.id.hex()[:4]} anew")
 
     def note_final(self, record: Record) -> None:
-        """The next slot is free to use."""
+        """The next slot is free to use, with another key after a rotation."""
         if record.sequence >= self.sequence:
+            if isinstance(record.body, Rotate):
+                key = record.body.key
+                self.person = self.person._replace(key=strategies.find_key(key), public_key=key)
             self.is_busy = False
             self.sequence, self.prev = record.sequence + 1, record.id

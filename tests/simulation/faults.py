@@ -56,14 +56,16 @@ def part_network(world: World, random: Random) -> None:
 def set_back(world: World, random: Random) -> None:
     """A member's disk is copied now; later it breaks and the copy is put back (spec 9.6)."""
     machine = world.machines[random.choice(world.plan.backed_up)]
-    content = machine.disk.serialize()
+    content, vote_keys = machine.disk.serialize(), machine.vote_keys.held
 
     def put_back() -> None:
         world.tell(f"member {machine.number} dies; an old copy of its disk is put back")
         machine.stop()
         machine.disk.fill(content)
-        machine.is_set_back = True
-        world.culprits |= {machine.number}
+        machine.vote_keys.hold(vote_keys)
+        machine.shown_version = -1
+        machine.forgotten_version = world.checkers.get_spoken_version(machine.number)
+        world.culprits[machine.number] = machine.forgotten_version
         world.after(RESTART_SECONDS * random.random(), machine.restart)
 
     world.after((STEP_MS_MAX / 1000 - world.now) * random.random(), put_back)

@@ -12,10 +12,11 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
-from protocol.batches import Batch
+from protocol.batches import Batch, LogPosition, build_batch
 from protocol.introductions import Introduction
 from protocol.records import Record, decode_record
-from protocol.statements import Commit, CommitBatch, Promise, Statement, Vote, VoteBatch
+from protocol.statements import Adopt, Commit, CommitBatch, Promise, Statement, Vote, VoteBatch
+from tests import strategies
 from tests.simulation.disks import Disk
 from tests.simulation.machines import Machine
 
@@ -40,18 +41,21 @@ class Liar(Machine):
     def start(self) -> None:
         """Start the ear; what it signed before the seed began is in the log."""
         super().start()
-        log = self.member.replica.get_log((self.number, self.member.replica.version))
-        self.own = self._fetch_all(batch for index in sorted(log) for batch in log[index])
+        logs = self.member.replica.logs
+        own = [logs[name] for name in sorted(logs) if name[0] == self.number]
+        self.own = self._fetch_all(batch for log in own for index in sorted(log) for batch in log[index])
 
     def _fetch_all(self, batch_ids: Iterable[bytes]) -> list[Batch]:
         fetched = map(self.member.archive.fetch, batch_ids)
         return [batch for batch in fetched if batch is not None]
 
     def _say_next(self) -> None:
-        if self.is_helpful and not self.world.is_over:
+        if self.is_helpful and not self.world.is_over and self.member.voter.is_speaking:
             statements = self.member.voter.take_statements()
             if statements:
-                self.say(statements, after=self.own[-1] if self.own else None)
+                self.say(statements, after=self._get_last(self.member.voter.version))
+        if self.member.replica.version != self.member.voter.version:
+            self.member.watch_at_once()
 
     # -- its log --------------------------------------------------------------------------------------------------
 
@@ -63,8 +67,10 @@ class Liar(Machine):
         after: Batch | None = None,
         time_ms: int = 0,
     ) -> Batch:
-        """Sign a batch that follows `after` in this log, and show it to some members or all."""
+        """Sign a batch that follows `after` in this log, and show it to some members or all; without `after`, the
+        first one under its newest version."""
         federation = self.world.stage.federation
+        charters = self.member.replica.ledger.charters
         heads = [head for member, heads in self.member.replica.get_frontier().items() for head in heads]
         seen = self._fetch_all(sorted(heads)[:HEADS_MAX])
         batch = federation.batch(
@@ -74,6 +80,7 @@ class Liar(Machine):
             records=records,
             statements=statements,
             time_ms=time_ms or int(self.world.now * 1000),
+            charter=charters[after.header.charter_version if after else self.version],
         )
         self.own.append(batch)
         if batch.id not in self.member.replica:
@@ -95,8 +102,17 @@ class Liar(Machine):
 
     @property
     def last(self) -> Batch | None:
-        """The batch that it signed last."""
-        return self.own[-1] if self.own else None
+        """The batch that it signed last under its newest version."""
+        return self._get_last(self.version)
+
+    @property
+    def version(self) -> int:
+        """The newest charter version in force that names it: an old one for ever, when it was removed."""
+        charters = self.member.replica.ledger.charters
+        return next(v for v in range(self.member.replica.version, -1, -1) if self.number in charters[v].members)
+
+    def _get_last(self, version: int) -> Batch | None:
+        return next((batch for batch in reversed(self.own) if batch.header.charter_version == version), None)
 
 
 Lie = Callable[[Liar, Random], None]
@@ -208,6 +224,32 @@ def repeat_after_pause(liar: Liar, random: Random) -> None:
             liar.say(named, after=liar.last)
 
 
+def adopt_anything(liar: Liar, random: Random) -> None:
+    """Adopt the next charter, whether or not it is final, or one that does not exist; or go on under an old version."""
+    charters = liar.member.replica.ledger.charters
+    drafted = [change.after for change in liar.world.changes if change.after is not None]
+    after = random.choice([*drafted, *charters.values()])
+    charter_id = after.id if random.random() < 0.8 else random.randbytes(32)
+    named = [version for version in range(liar.version + 1) if liar.number in charters[version].members]
+    last = random.choice([liar.last, *map(liar._get_last, named)])
+    liar.say([Adopt(after.version, charter_id)], after=last)
+
+
+def speak_without_key(liar: Liar, random: Random) -> None:
+    """Sign a batch of the version in force with the key of the first one: nobody must take it in."""
+    world, replica = liar.world, liar.member.replica
+    if not replica.version:
+        return
+    statements = [kind(it.batch, 0) for it in liar.list_open()[:4] for kind in (VoteBatch, CommitBatch)]
+    key = strategies.find_key(world.stage.charter.members[liar.number].vote_key)
+    time_ms, first = int(world.now * 1000), LogPosition(0, b"")
+    batch = build_batch(
+        replica.charter, key, liar.number, first, seen=[], time_ms=time_ms, records=[], statements=statements
+    )
+    for peer in world.machines.values():
+        liar.send(peer, partial(peer.receive, (batch.encoded,), liar.number))
+
+
 LIES: dict[str, tuple[Lie, int]] = {
     "grab": (grab, 4),
     "branch": (branch, 5),
@@ -217,5 +259,7 @@ LIES: dict[str, tuple[Lie, int]] = {
     "flood": (flood, 1),
     "fall_silent": (fall_silent, 1),
     "repeat_after_pause": (repeat_after_pause, 1),
+    "adopt_anything": (adopt_anything, 1),
+    "speak_without_key": (speak_without_key, 1),
 }
 """Name -> what a faulty member does, and how often a plan chooses it."""

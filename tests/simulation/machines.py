@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from node.errors import UserError
 from node.member import LedgerMember
@@ -43,14 +43,28 @@ RESTART_SECONDS = 1.0
 WATCH_SECONDS = 1.0
 
 
+class Known(NamedTuple):
+    """How many batches somebody has of a member's log under a charter version."""
+
+    version: int
+    batches: int
+
+
+NOTHING_KNOWN = Known(0, 0)
+
+
 class WatchedMember(LedgerMember):
-    """A member whose every admission is shown to the checkers."""
+    """A member whose every admission and every entry into a charter version is shown to the checkers."""
 
     machine: Machine
 
     def _note_admission(self, admission: Admission) -> None:
         super()._note_admission(admission)
         self.machine.world.checkers.note_admission(self.machine, admission)
+
+    def _enter_version(self) -> None:
+        super()._enter_version()
+        self.machine.world.checkers.note_entry(self.machine)
 
 
 class Machine:
@@ -65,19 +79,29 @@ class Machine:
         self.vote_keys = world.stage.get_vote_keys(number)
         self.clock_offset = 0.0
         self.starts = 0
-        self.is_set_back = False
-        """True once its disk was an old backup: what it says after that is not a correct member's word."""
+        self.forgotten_version = -1
+        """Once its disk was an old backup: what it says up to this charter version is not a correct member's word."""
         self.is_starting = False
-        self.was_shown_own = False
-        """True once a batch of its own came in that an old disk had lost."""
+        self.shown_version = -1
+        """The highest charter version of which a batch of its own came in that an old disk had lost."""
         self._member: WatchedMember | None = None
         self._is_speaking_soon = False
         self._is_pulling_soon = False
         self._wanted: set[int] = set()
-        self.known_of_us: dict[int, int] = {}
-        """Peer -> batches of our log that it had when it answered in this process's life."""
+        self.known_of_us: dict[int, Known] = {}
+        """Peer -> what it had of our newest log when it answered in this process's life."""
 
     # -- life -----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_set_back(self) -> bool:
+        """True once its disk was an old backup."""
+        return self.forgotten_version >= 0
+
+    @property
+    def may_speak(self) -> bool:
+        """True when the charter in force names this member and its key is here."""
+        return self.is_up and self.member.signing.find_obstacle() is None
 
     @property
     def is_up(self) -> bool:
@@ -201,6 +225,11 @@ class Machine:
         """A wallet hands in a record; returns why it was not taken, or nothing."""
         return self._take(lambda: self.member.submit_at_once(encoded))
 
+    def approve(self, amendment: bytes) -> None:
+        """The institution's people approve an amendment."""
+        self.run(lambda: self.member.approve_at_once(amendment))
+        self._speak_soon()
+
     def take_request(self, encoded: bytes) -> str:
         """A slot's owner asks for an attempt; returns why it was not taken, or nothing."""
         return self._take(lambda: self.member.unlocking.submit_request_at_once(encoded))
@@ -277,7 +306,11 @@ class Machine:
         if self.is_up:
             is_equal = digest == compute_frontier_digest(self.member.replica)
             heads = () if is_equal else get_heads(self.member.replica)
-            known = len(self.member.replica.get_log((asker.number, self.member.replica.version)))
+            logs = self.member.replica.logs.items()
+            known = max(
+                (Known(version, len(log)) for (member, version), log in logs if member == asker.number),
+                default=NOTHING_KNOWN,
+            )
             self.send(asker, partial(asker.handle_heads, self, start, heads, known))
 
     def handle_heads(
@@ -285,7 +318,7 @@ class Machine:
         peer: Machine,
         start: int,
         heads: tuple[LogHead, ...],
-        known: int,
+        known: Known,
         asked: tuple[LogLocator, ...] = (),
     ) -> None:
         """A peer's heads arrive: ask for what comes before them and is not here."""
@@ -299,7 +332,7 @@ class Machine:
             self.note_heard(peer, known)
 
     def answer_pull(
-        self, asker: Machine, start: int, heads: tuple[LogHead, ...], known: int, locators: tuple[LogLocator, ...]
+        self, asker: Machine, start: int, heads: tuple[LogHead, ...], known: Known, locators: tuple[LogLocator, ...]
     ) -> None:
         """Send what comes after the locators, a piece of it."""
         if self.is_up:
@@ -313,7 +346,7 @@ class Machine:
         peer: Machine,
         start: int,
         heads: tuple[LogHead, ...],
-        known: int,
+        known: Known,
         piece: tuple[bytes, ...],
         asked: tuple[LogLocator, ...],
     ) -> None:
@@ -326,8 +359,8 @@ class Machine:
         self._speak_soon()
         self.handle_heads(peer, start, heads, known, asked)
 
-    def note_heard(self, peer: Machine, known: int) -> None:
+    def note_heard(self, peer: Machine, known: Known) -> None:
         """The peer told all that it had; it held so many batches of our log."""
-        self.known_of_us[peer.number] = max(known, self.known_of_us.get(peer.number, 0))
-        self.member.note_heard(peer.number)
+        self.known_of_us[peer.number] = max(known, self.known_of_us.get(peer.number, NOTHING_KNOWN))
+        self.member.signing.note_heard(peer.number)
         self._speak_soon()

@@ -19,6 +19,9 @@ STEP_MS_MAX = 8_000
 MESSAGES_GOAL = 200
 """Batches times members that a run should come to, about: it bounds the work of a seed."""
 
+CHANGE_SHARE = 0.3
+"""Of the plans, in so many the charter changes."""
+
 
 class Step(NamedTuple):
     """One thing that somebody does or that breaks."""
@@ -51,6 +54,8 @@ class Plan(NamedTuple):
     """Correct members whose disk is set back; they weigh as faulty ones (spec 9.6)."""
     line: Line
     steps: tuple[Step, ...]
+    newcomers: tuple[int, ...] = ()
+    """Institutions that the charter does not name at the start; an amendment may."""
 
     def to_mapping(self) -> dict[str, Any]:
         """For a scenario file."""
@@ -66,6 +71,7 @@ class Plan(NamedTuple):
             tuple(value["backed_up"]),
             Line._make(value["line"]),
             tuple(Step._make(step) for step in value["steps"]),
+            tuple(value.get("newcomers", ())),
         )
 
 
@@ -89,7 +95,16 @@ def draw_plan(seed: int, works: Mapping[str, int], faults: Mapping[str, int], li
         steps += _draw_steps(random, lies, random.choice((1, 3, 6)) * len(faulty))
     if backed_up:
         steps += _draw_steps(random, {"set_back": 1}, 1)
-    return Plan(seed, weights, faulty, backed_up, line, tuple(sorted(steps)))
+    changes, newcomers = _draw_changes(random, len(weights))
+    return Plan(seed, weights, faulty, backed_up, line, tuple(sorted(steps + changes)), newcomers)
+
+
+def _draw_changes(random: Random, member_count: int) -> tuple[list[Step], tuple[int, ...]]:
+    """Amendments of the charter in a share of the plans, and who may join by them."""
+    if random.random() >= CHANGE_SHARE:
+        return [], ()
+    newcomers = (member_count + 1,) if random.random() < 0.7 else ()
+    return _draw_steps(random, {"amend": 1}, random.choice((1, 1, 2))), newcomers
 
 
 def _draw_culprits(weights: tuple[int, ...], random: Random) -> list[int]:

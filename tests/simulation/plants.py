@@ -15,9 +15,12 @@ from node.member import LedgerMember
 from node.signing import Signing
 from protocol import proposals, voting
 from protocol.attempts import FIRST_ROUND, Claim, SlotMemory
+from protocol.errors import Rejected
 from protocol.introductions import Introduction
+from protocol.ledger import Ledger
+from protocol.records import Record
 from protocol.replica import Replica
-from protocol.rules import check_record
+from protocol.rules import check_record, check_writer
 from protocol.statements import Commit
 from protocol.voting import Voter
 
@@ -153,6 +156,27 @@ def forget_own_batches() -> list[Patch]:
     return [mock.patch.object(Signing, "silence")]
 
 
+def adopt_without_hand_over() -> list[Patch]:
+    """On entering a charter version a member forgets what was certified before."""
+    return [mock.patch.object(Voter, "_find_bound", return_value={})]
+
+
+def fold_checks_current_keys() -> list[Patch]:
+    """A final record applies only when its signers' keys are still in force."""
+    take_applicable = Ledger._take_applicable
+
+    def take(ledger: Ledger, scope: bytes) -> Record | None:
+        record = ledger._waiting.get(scope, {}).get(ledger.get_next_sequence(scope))
+        try:
+            if record is not None:
+                check_writer(record, ledger)
+        except Rejected:
+            return None
+        return take_applicable(ledger, scope)
+
+    return [mock.patch.object(Ledger, "_take_applicable", take)]
+
+
 PLANTS: dict[str, Callable[[], list[Patch]]] = {
     plant.__name__: plant
     for plant in (
@@ -168,6 +192,8 @@ PLANTS: dict[str, Callable[[], list[Patch]]] = {
         ignore_promises,
         check_forced_record,
         forget_own_batches,
+        adopt_without_hand_over,
+        fold_checks_current_keys,
     )
 }
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 from node.member import LedgerMember
 from node.storage.store import Store
@@ -29,6 +29,36 @@ GENESIS_SECONDS = 1_000_000
 """As `tests/strategies.py` founds its federations."""
 
 START_SECONDS = GENESIS_SECONDS + 600.0
+
+
+class LabelledVoteKeys(VoteKeys):
+    """Vote keys that follow from labels, so that a seed makes the same ones each time."""
+
+    def __init__(self, label: str, public_keys: Sequence[bytes] = ()) -> None:
+        super().__init__()
+        self._label = label
+        self._made = 0
+        self.hold(public_keys)
+
+    @property
+    def held(self) -> tuple[bytes, ...]:
+        """The public halves, for a backup."""
+        return tuple(self._keys)
+
+    def hold(self, public_keys: Sequence[bytes]) -> None:
+        """Hold these keys and no others."""
+        held: dict[bytes, Any] = {public_key: strategies.find_key(public_key) for public_key in public_keys}
+        self._keys = held
+
+    def get_fresh(self, named: Collection[bytes]) -> bytes:
+        """As a node's, but for where the key comes from."""
+        for public_key in self._keys:
+            if public_key not in named:
+                return public_key
+        self._made += 1
+        public_key = strategies.make_public_key(f"{self._label} {self._made}")
+        self.hold((*self.held, public_key))
+        return public_key
 
 
 class Stage:
@@ -69,12 +99,10 @@ class Stage:
         store = Store.open(":memory:", self.federation.id)
         return LedgerMember(self.founded, number, self.get_vote_keys(number), store, clock=lambda: START_SECONDS - 60)
 
-    def get_vote_keys(self, number: int) -> VoteKeys:
-        """The key of a member's log, as its node holds it."""
-        public_key = self.charter.members[number].vote_key
-        held: Any = VoteKeys()
-        held._keys[public_key] = strategies.find_key(public_key)
-        return cast(VoteKeys, held)
+    def get_vote_keys(self, number: int) -> LabelledVoteKeys:
+        """The key of a member's log, as its node holds it; none yet of who is no member."""
+        member = self.charter.members.get(number)
+        return LabelledVoteKeys(f"vote key of {number}", [member.vote_key] if member is not None else [])
 
     @staticmethod
     def _let_speak(speaker: LedgerMember, members: Sequence[LedgerMember]) -> bool:

@@ -76,9 +76,7 @@ class Unlocker:
         self.world.after(self._wait * (0.5 + self._random.random()), self._propose)
 
     def _choose_member(self) -> int:
-        """Some member whose node answers; if none does, any."""
-        numbers = [machine.number for machine in self.world.machines.values() if machine.is_up]
-        return self._random.choice(numbers or list(self.world.machines))
+        return self._random.choice(self.world.list_doors())
 
     def _propose(self) -> None:
         for _ in range(1 if self.is_honest else 2):

@@ -7,7 +7,8 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from protocol.records import Draw, Hold
-from tests.simulation.errands import Errand
+from tests.simulation.changes import amend
+from tests.simulation.errands import Errand, Wallet
 from tests.simulation.unlocking import Unlocker
 from tests.strategies import make_id
 
@@ -28,7 +29,7 @@ Work = Callable[["World", Random], None]
 def pay(world: World, random: Random) -> None:
     """An honest person pays somebody a part of what it has, if nothing of it is on its way."""
     wallet = world.wallets[random.choice(HONEST)]
-    payee = random.choice([person for person in world.stage.people if person is not wallet.person])
+    payee = random.choice(wallet.list_payees())
     if not wallet.is_busy and wallet.funds:
         wallet.send(wallet.sign_payment(payee, random.randint(1, min(200, wallet.funds))))
 
@@ -41,15 +42,19 @@ def buy_job(world: World, random: Random) -> None:
         return
     amount = random.randint(1, min(100, wallet.funds))
     draws = [Draw(*economy.lot, amount)]
-    hold = federation.hold(wallet.person, economy.donor, economy.sponsor, draws, **wallet.place)
+    version = world.checkers.replica.ledger.charter.version
+    place = {"charter_version": version, **wallet.place}
+    hold = federation.hold(wallet.person, economy.donor, economy.sponsor, draws, **place)
     assert isinstance(hold.body, Hold)
     due = random.randint(0, amount)
 
     def settle() -> None:
-        record = federation.settle(economy.donor, hold, due, epoch=world.epoch)
-        world.settles.append(
-            Errand(world, world.names.note(record, f"the donor settles {due} of {amount}"), lambda: None)
-        )
+        record = federation.settle(world.donor.person, hold, due, epoch=world.epoch)
+        words = f"the donor settles {due} of {amount}"
+        is_honest = not world.donor.is_busy  # else its key may change before this is final
+        world.settles.append(Errand(world, world.names.note(record, words), lambda: None, is_honest))
+        if random.random() < 0.5:
+            world.after(0.2 * random.random(), lambda: _rotate(world, world.donor))
 
     wallet.send(world.names.note(hold, f"{wallet.person.name} puts {amount} aside"), settle)
 
@@ -57,7 +62,7 @@ def buy_job(world: World, random: Random) -> None:
 def pay_on_two_machines(world: World, random: Random) -> None:
     """An honest person's two machines sign different payments for one slot; each then frees the slot if it must."""
     wallet = world.wallets[random.choice(HONEST)]
-    payees = [person for person in world.stage.people if person is not wallet.person]
+    payees = wallet.list_payees()
     if wallet.is_busy or wallet.funds < 10:
         return
     world.counts["slots of two machines"] += 1
@@ -72,7 +77,7 @@ def pay_on_two_machines(world: World, random: Random) -> None:
 def pay_twice(world: World, random: Random) -> None:
     """Somebody signs two payments of all it has, for one slot, and hands each to other members."""
     wallet = world.wallets[random.choice(CHEATS)]
-    payees = [person for person in world.stage.people if person is not wallet.person]
+    payees = wallet.list_payees()
     if not wallet.funds or wallet.is_busy:
         return
     signed = [wallet.sign_payment(payee, wallet.funds, "all") for payee in payees[: random.choice((2, 2, 3))]]
@@ -106,10 +111,25 @@ def fight_over_person(world: World, random: Random) -> None:
         Errand(world, record, lambda: None, is_honest=False)
 
 
+def rotate(world: World, random: Random) -> None:
+    """A person who pays honestly, or the donor, takes another key."""
+    _rotate(world, random.choice([*(world.wallets[number] for number in HONEST), world.donor]))
+
+
+def _rotate(world: World, wallet: Wallet) -> None:
+    if wallet.is_busy or world.is_over:
+        return
+    if wallet is world.donor:
+        for errand in world.settles:  # signed by the old key, they may come too late
+            errand.is_honest = errand.is_done
+    world.counts["rotations"] += 1
+    wallet.send(wallet.sign_rotation())
+
+
 def let_epoch_pass(world: World, random: Random) -> None:
     """An hour passes in which nothing happens: the epoch changes and its grace ends. Honest people sign anew what was
     not final by then, and free its slot."""
-    if world.leap_seconds:
+    if world.leap_seconds or any(change.is_voted_on for change in world.changes):
         return
     world.tell("an hour passes")
     world.leap_seconds = EPOCH_SECONDS + GRACE_SECONDS
@@ -118,7 +138,7 @@ def let_epoch_pass(world: World, random: Random) -> None:
     for unlocker in world.unlockers:
         if unlocker.is_honest and not unlocker.is_done:
             unlocker.signed.insert(0, unlocker.wallet.renew(unlocker.signed[0]))
-    for wallet in (world.wallets[number] for number in HONEST):
+    for wallet in (*(world.wallets[number] for number in HONEST), world.donor):
         if wallet.is_busy and wallet.errand is not None and not wallet.errand.is_done:
             wallet.errand.is_honest = False
             record = wallet.errand.record
@@ -130,8 +150,10 @@ WORKS: dict[str, tuple[Work, int]] = {
     "buy_job": (buy_job, 2),
     "pay_on_two_machines": (pay_on_two_machines, 4),
     "pay_twice": (pay_twice, 5),
+    "rotate": (rotate, 1),
     "overdraw": (overdraw, 1),
     "let_epoch_pass": (let_epoch_pass, 1),
     "fight_over_person": (fight_over_person, 1),
+    "amend": (amend, 0),
 }
-"""Name -> what is done, and how often a plan chooses it."""
+"""Name -> what is done, and how often a plan chooses it beside what it must choose."""

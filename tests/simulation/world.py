@@ -13,12 +13,13 @@ from functools import lru_cache, partial
 from heapq import heappop, heappush
 from random import Random
 
+from tests.simulation.changes import VERSION_MAX, Change
 from tests.simulation.checkers import Checkers, Violation
 from tests.simulation.disks import DiskShelf
 from tests.simulation.errands import Errand, Wallet
 from tests.simulation.faults import FAULTS
 from tests.simulation.liars import LIES, Liar
-from tests.simulation.machines import Machine
+from tests.simulation.machines import NOTHING_KNOWN, Machine
 from tests.simulation.names import Names
 from tests.simulation.network import Network
 from tests.simulation.plan import STEP_MS_MAX, Plan, Step
@@ -56,8 +57,12 @@ class World:
         self.errands: list[Errand] = []
         self.unlockers: list[Unlocker] = []
         self.settles: list[Errand] = []
-        self.culprits = frozenset(plan.faulty)
-        """Members that may contradict themselves; one whose disk was set back belongs to them from then on."""
+        self.changes: list[Change] = []
+        self.paid_version = 0
+        """The last charter version under which somebody paid for the sake of the check alone."""
+        self.culprits = dict.fromkeys(plan.faulty, VERSION_MAX)
+        """Members that may contradict themselves, and up to which charter version; one whose disk was set back belongs
+        to them from then on."""
         self._tell = tell
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._event_count = 0
@@ -65,11 +70,12 @@ class World:
         self.checkers = Checkers(self)
         shelf = _get_shelf(self.stage.federation.id)
         self.machines: dict[int, Machine] = {}
-        for number in self.stage.federation.numbers:
+        for number in (*self.stage.federation.numbers, *plan.newcomers):
             make = Liar if number in plan.faulty else Machine
             self.machines[number] = make(self, number, shelf.take(number, self.stage.content))
         self.correct = [machine for machine in self.machines.values() if not machine.is_faulty]
         self.wallets = [Wallet(self, person) for person in self.stage.people]
+        self.donor = Wallet(self, self.stage.economy.donor)
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -110,13 +116,18 @@ class World:
         for machine in self.machines.values():
             machine.power_on()
             for peer in self.machines.values():
-                machine.note_heard(peer, 0)
+                machine.note_heard(peer, NOTHING_KNOWN)
         for step in self.plan.steps:
             self.after(step.at_ms / 1000, partial(self._take, step))
         self._run_until(STEP_MS_MAX / 1000)
         self._stop_faults()
         self._settle()
         self.checkers.check_end()
+
+    def act(self, kind: str, choice: int) -> None:
+        """Something more than the plan's steps, unless faults have stopped."""
+        if self.now * 1000 < STEP_MS_MAX:
+            self._take(Step(0, kind, choice))
 
     def _take(self, step: Step) -> None:
         random = Random(step.choice)
@@ -148,4 +159,21 @@ class World:
             payer, payee = (self.wallets[number] for number in HONEST)
             if self.checkers.replica.forks and not payer.is_busy and payer.funds:
                 payer.send(payer.sign_payment(payee.person, 1, "to name branches"))
+            self._pay_after_change()
         self.is_over = True
+
+    def _pay_after_change(self) -> None:
+        """Once a change is in force, somebody pays."""
+        payers = [self.wallets[number] for number in HONEST if self.wallets[number].funds]
+        version = self.checkers.replica.version
+        if not payers:
+            self.paid_version = version
+        for payer in payers:
+            if self.paid_version < version and not payer.is_busy:
+                self.paid_version = version
+                payer.send(payer.sign_payment(payer.list_payees()[0], 1, "after the change"))
+
+    def list_doors(self) -> list[int]:
+        """Members where people hand in: of the charter in force, with a node that answers; if there is none, any."""
+        named = [number for number in self.machines if number in self.checkers.replica.charter.members]
+        return [number for number in named if self.machines[number].is_up] or named

@@ -31,7 +31,7 @@ class Acting:
     def __init__(self, cast, number, folder, transport=None):
         self.member = cast.open_member(number, Store.open(":memory:", cast.federation))
         for other in cast.member_keys:
-            self.member.note_heard(other)
+            self.member.signing.note_heard(other)
         key = Key(cast.member_keys[number].private_bytes_raw(), "member")
         (folder / str(number)).mkdir()
         actions = OperatorActions(self.member, key, Outbox(folder / str(number), cast.federation), final_seconds=0)

@@ -72,7 +72,7 @@ class ServedFederation:
                 store = Store.open(":memory:", self.cast.federation)
                 member = self.cast.open_member(number, store)
                 for other in self.cast.member_keys:
-                    member.note_heard(other)
+                    member.signing.note_heard(other)
                 member.on_spoken.append(partial(self._hand_out, number))
                 self.members.append(member)
                 services = WebServices(member, store, BlobStore(self._folder / f"blobs-{number}"), None)
