@@ -7,6 +7,7 @@ key serves two ends, and whoever learns one learns nothing about the words or th
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import cache
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ WORDS = 24
 ENTROPY_BYTES = 32
 SEED_BYTES = 32
 INDEX_MAX = 2**32 - 1
+_NUMBER = re.compile(r"\d{1,2}\.")
 DERIVATION_TAG = b"allmende/derive/1"
 
 
@@ -37,11 +39,11 @@ def new_mnemonic() -> str:
 
 
 def check_mnemonic(text: str) -> str:
-    """The words in normal form: small letters, one space between them.
+    """The words in normal form: small letters, one space between them. Numbers before them ("1.") are left out.
 
     Raises: UserError that names the first unknown word, or says that the count or the checksum is wrong.
     """
-    words = unicodedata.normalize("NFKD", text).lower().split()
+    words = [word for word in unicodedata.normalize("NFKD", text).lower().split() if not _NUMBER.fullmatch(word)]
     known = _words().wordlist
     for position, word in enumerate(words[: WORDS * 2], start=1):
         if word not in known:

@@ -339,11 +339,13 @@ def _read_ledger_version(path: Path) -> int:
 
 def check_peers(federation: Federation, charter: Charter, own: Member) -> Iterator[Check]:
     """Each other member's node answers a call over TCP; a node works while a quorum does."""
+    weight = own.weight
     for member in charter.members.values():
         if member.number == own.number:
             continue
         address = federation.addresses.get(member.name, "")
         reason = _try_to_call(address)
+        weight += member.weight if reason is None or not address else 0  # whose address nobody told may call us
         yield _judge(
             f"peer {member.name}",
             reason is None,
@@ -353,6 +355,14 @@ def check_peers(federation: Federation, charter: Charter, own: Member) -> Iterat
             "ask that member whether its node runs; check the firewalls; a new address goes into peers of config.toml",
             is_warning=True,
         )
+    yield _judge(
+        "quorum",
+        weight >= charter.quorum,
+        f"members of weight {weight} answer",
+        f"weight {charter.quorum} of {charter.total_weight}",
+        "payments become final; without it they wait",
+        "see the peers above: bring enough of their nodes back",
+    )
 
 
 def _try_to_call(address: str) -> str | None:

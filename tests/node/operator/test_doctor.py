@@ -57,7 +57,14 @@ def test_peers_that_answer_and_peers_that_do_not(listener):
     addresses["Member 4"] = "/ip4/127.0.0.1/tcp/0"
     federation = Federation(b"", draft.federation, addresses)
     states = get_states(doctor.check_peers(federation, charter, charter.members[1]))
-    assert states == {"peer Member 2": "ok", "peer Member 3": "warning", "peer Member 4": "warning"}
+    assert states == {"peer Member 2": "ok", "peer Member 3": "warning", "peer Member 4": "warning", "quorum": "ok"}
+
+
+def test_too_few_members_for_a_quorum_are_no_mere_warning():
+    draft = compose_draft([make_card(number) for number in (1, 2, 3, 4)], make_options())
+    charter = open_draft(draft, DRAFT)
+    federation = Federation(b"", draft.federation, dict.fromkeys(draft.addresses, "/ip4/127.0.0.1/tcp/0"))
+    assert get_states(doctor.check_peers(federation, charter, charter.members[1]))["quorum"] == "failed"
 
 
 def test_a_clock_outside_the_charter_is_found():
