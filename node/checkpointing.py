@@ -81,8 +81,9 @@ class Checkpointing:
         self._begins_day = False
         self._to_say: list[Checkpoint] = []
         self._picked: set[bytes] = set()
-        self._candidate: bytes | None = None
-        """The batch whose past is to be computed next."""
+        self._candidates: dict[int, bytes] = {}
+        """The batches whose pasts are to be computed, the next one first: one for each member that claims, so that
+        nobody's claims push out another's."""
         self._computed: Computed | None = None
         self._has_work = trio.Event()
 
@@ -141,16 +142,16 @@ class Checkpointing:
             self.latest, self._latest_version = claim, header.charter_version
             self._has_work.set()
         elif not self._claims.has_claimed(self._member, claim):
-            self._ask_for(claim.batch)
+            self._ask_for(claim.batch, header.member)
 
     def _is_old(self, batch: bytes) -> bool:
         """True for what came here before the last certified checkpoint."""
         entries = self._replica.entries
         return self.latest is not None and entries[batch].number <= entries[self.latest.batch].number
 
-    def _ask_for(self, batch: bytes) -> None:
+    def _ask_for(self, batch: bytes, asker: int | None = None) -> None:
         if self._computed is None or self._computed.claim.batch != batch:
-            self._candidate = batch
+            self._candidates[asker or self._member] = batch
             self._has_work.set()
         else:
             self._say(self._computed.claim)
@@ -196,8 +197,11 @@ class Checkpointing:
         done = self._computed.claim.batch if self._computed is not None else None
         if self._lacks_latest() and self.latest is not None and self.latest.batch != done:
             return self.latest.batch
-        batch, self._candidate = self._candidate, None
-        return None if batch is None or batch == done or self._is_old(batch) else batch
+        while self._candidates:
+            batch = self._candidates.pop(next(iter(self._candidates)))
+            if batch != done and not self._is_old(batch):
+                return batch
+        return None
 
     def _lacks_latest(self) -> bool:
         if self.latest is None or self.folder is None:
