@@ -8,6 +8,7 @@ from node.storage.store import Store
 from protocol.batches import LogPosition, build_batch, decode_batch
 from protocol.errors import Reason, Rejected
 from protocol.evidence import verify_evidence
+from protocol.limits import BATCH_BYTES_MAX
 from protocol.receipts import verify_receipt
 from protocol.records import Kind, Output, RecordDraft, Transfer, account_scope, decode_record, sign_record
 from protocol.statements import (
@@ -388,3 +389,23 @@ async def test_what_a_member_does_at_once_is_what_it_does_beside_an_event_loop(c
     assert len({payment.id for payment in payments if twins[3].get_state(payment.id) == "applied"}) == len(payments)
     states = [{frozenset(it.replica.ledger.compute_facts()) for it in each} for each in (twins, members)]
     assert states[0] == states[1], "the batches differ by the times at which they were signed, the ledgers do not"
+
+
+async def test_proposals_with_large_records_never_make_a_batch_too_large(cast, members):
+    """Whoever has a few credits could otherwise stop the process with one batch above the limit."""
+    payment = cast.make_payments()[0]
+    slot, request = sign_request(cast, payment)
+    await members[0].unlocking.submit_request(request)
+    await exchange(members)
+    promises = members[0].unlocking.get_promises(slot, 1)
+    key = cast.people[0]
+    output = payment.body.outputs[0]._replace(amount=1)
+    for number in range(16):
+        body = Transfer((output,) * 256, f"{number}")
+        draft = RecordDraft(Kind.TRANSFER, 1, payment.scope, payment.sequence, payment.prev, body, payment.signers)
+        record = sign_record(cast.federation, draft, [key])
+        await members[0].unlocking.submit_proposal(sign_proposal(cast, record, promises), record.encoded)
+    said = members[0].say_next()
+    assert said is not None
+    assert len(said.records) > 1
+    assert len(said.encoded) <= BATCH_BYTES_MAX

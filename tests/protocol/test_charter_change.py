@@ -211,6 +211,19 @@ def test_a_certificate_of_the_version_before_makes_nobody_commit():
     assert not list_statements(filter(None, [member.speak()]), CommitBatch)
 
 
+def test_a_certificate_that_came_before_a_member_entered_the_version_is_committed():
+    """As at a restart: the others' votes under the new version are read before the member speaks under it again."""
+    member = make_late_member(pay(10))
+    after = FEDERATION.amended(LATE).charter
+    introduction = member.replica.locate(pay(10).id)[0].batch  # type: ignore[index]
+    votes = [FEDERATION.batch(n, statements=[VoteBatch(introduction, 0)], charter=after) for n in (1, 2, 4, 5)]
+    again = LocalMember(FEDERATION, 3)
+    again.circumstances = member.circumstances
+    again.replay([*member.batches.values(), *votes])
+    assert again.voter.enter_version()
+    assert list_statements(filter(None, [again.speak()]), CommitBatch)
+
+
 def test_a_restart_in_any_moment_of_the_change_forgets_nothing():
     cluster = make_cluster()
     cluster.members[1].submit(pay(10))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from random import Random
+from unittest import mock
 
 import pytest
 
@@ -11,17 +12,19 @@ from protocol.attempts import Claim, Round
 from protocol.batches import Batch
 from protocol.errors import Reason, Rejected
 from protocol.identifiers import Slot
-from protocol.records import Record, decode_record
+from protocol.records import Record, account_scope, decode_record
 from protocol.rules import Circumstances
 from protocol.statements import (
     Commit,
     Promise,
+    Proposal,
     SlotProposal,
     Statement,
     Unlock,
     UnlockRequest,
     Vote,
     encode_signed,
+    is_signed_by_writer,
     sign_slot_proposal,
     sign_unlock_request,
 )
@@ -327,6 +330,47 @@ def test_a_promise_leaves_out_no_commit_that_the_member_made():
         votes = [Vote(introduction.id, 0, 0, b"", 0)]
         member.receive(FEDERATION.batch(number, after=PREFIX_HEADS[number], seen=[introduction], statements=votes))
     assert not list_statements(member.speak(), Commit)
+
+
+# -- hostile members --------------------------------------------------------------------------------------------------
+
+
+def test_a_member_that_repeats_a_proposal_in_its_own_batch_splits_no_votes():
+    """With one silent member of four every vote is needed, wherever the voter saw the owner's words first."""
+    cluster = make_cluster((1, 2, 3))
+    wish = pay(10)
+    cluster.members[1].ask(ask(wish))
+    cluster.settle_down()
+    proposal = propose(wish, list_promises(cluster.members[1], wish))
+    cluster.members[1].propose(proposal, wish)
+    (told,) = filter(None, [cluster.members[1].speak()])
+    seen = list(cluster.members[1].batches.values())[-8:-1]
+    repeated = FEDERATION.batch(4, seen=seen, records=[wish], statements=[Proposal(encode_signed(proposal))])
+    cluster.members[3].receive(repeated)
+    cluster.hand_out(told)
+    cluster.hand_out(repeated)
+    cluster.settle_down()
+    assert is_final_everywhere(cluster, wish)
+
+
+def test_a_forged_request_is_checked_once_and_no_more():
+    member, record = make_member(), pay(10)
+    forged = ask(record)._replace(signature=bytes(64))
+    with mock.patch("protocol.voting.is_signed_by_writer", wraps=is_signed_by_writer) as checked:
+        member.receive(carry(Unlock(encode_signed(forged))))
+        for _ in range(5):
+            member.voter.handle_contests(member.circumstances)
+    assert checked.call_count == 1
+
+
+def test_a_slot_of_an_account_that_never_had_anything_is_not_unlocked():
+    stranger = FEDERATION.person("a stranger")
+    request = sign_unlock_request(
+        FEDERATION.id, (account_scope(stranger.account), 0), 1, stranger.public_key, stranger.key
+    )
+    with pytest.raises(Rejected) as caught:
+        make_member().ask(request)
+    assert caught.value.reason is Reason.FUNDS_MISSING
 
 
 # -- any schedule -----------------------------------------------------------------------------------------------------
