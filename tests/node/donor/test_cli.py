@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import pytest
 
@@ -15,7 +16,7 @@ from protocol.identifiers import compute_account_id
 
 @pytest.fixture
 def allmende(fake_node, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("node.client.NodeClient", lambda place: fake_node)
+    monkeypatch.setattr("node.served_charter.NodeClient", lambda place: nullcontext(fake_node))
 
     def call(*words):
         capsys.readouterr()
