@@ -96,6 +96,10 @@ class Cast:
         """A member with its store."""
         return LedgerMember(self.founded, number, self.held_vote_keys[number], store)
 
+    def restart(self, member: LedgerMember) -> LedgerMember:
+        """The member again, from a copy of its store: what a restart of its node makes of it."""
+        return self.open_member(member.number, Store.restore(member.store.serialize(), self.federation))
+
     def make_setup(self) -> list[list[Record]]:
         """The records that give everybody credits, in groups of which each must be final before the next."""
         member_key = self.member_keys[1]
@@ -166,3 +170,8 @@ async def make_final(members: Sequence[LedgerMember], records: Sequence[Record])
     said = await exchange(members)
     assert all(members[0].replica.is_final(record.id) for record in records)
     return said
+
+
+def list_roots(members: Iterable[LedgerMember]) -> set[bytes]:
+    """The state roots of the members: one when all agree."""
+    return {member.replica.compute_state_root() for member in members}

@@ -7,27 +7,8 @@ from node.storage.store import MarkKind, Store
 from protocol.batches import LogPosition, build_batch, decode_batch
 from protocol.receipts import verify_receipt
 from protocol.statements import VoteBatch
-from scripts.benchmarks.federation_in_memory import Cast, exchange, make_final
+from scripts.benchmarks.federation_in_memory import exchange, list_roots, make_final
 from tests.amendments import put_in_force, sign_amendment
-
-PEOPLE = 6
-
-
-@pytest.fixture
-async def cast():
-    return Cast(4, PEOPLE)
-
-
-@pytest.fixture
-async def members(cast):
-    members = [cast.open_member(number, Store.open(":memory:", cast.federation)) for number in cast.member_keys]
-    for group in cast.make_setup():
-        await make_final(members, group)
-    return members
-
-
-def list_roots(members):
-    return {member.replica.compute_state_root() for member in members}
 
 
 async def join(cast, members, number=5):
@@ -40,10 +21,6 @@ async def join(cast, members, number=5):
     return new, amendment
 
 
-def restart(cast, member):
-    return cast.open_member(member.number, Store.restore(member.store.serialize(), cast.federation))
-
-
 async def test_four_become_five_and_four_again_without_a_founder_while_payments_go_on(cast, members):
     payments = cast.make_payments()
     for number, payment in enumerate(payments):
@@ -54,7 +31,7 @@ async def test_four_become_five_and_four_again_without_a_founder_while_payments_
     assert len(list_roots(five)) == 1
 
     payments += cast.make_payments()
-    for number, payment in enumerate(payments[-PEOPLE:]):
+    for number, payment in enumerate(payments[-len(cast.people) :]):
         await five[number % 5].submit(payment.encoded)
     second = sign_amendment(cast, new, {}, without=(2,), speakers=five)
     for voter in (members[0], members[2], members[3], new):
@@ -67,7 +44,7 @@ async def test_four_become_five_and_four_again_without_a_founder_while_payments_
     with pytest.raises(UserError, match="no member"):
         await members[1].submit(payments[-1].encoded)
     four = [members[0], members[2], members[3], new]
-    await make_final(four, payments[-PEOPLE:])
+    await make_final(four, payments[-len(cast.people) :])
     assert len(list_roots(four)) == 1
     for member in four:
         assert {member.get_state(record.id) for record in payments} == {"applied"}
@@ -138,13 +115,13 @@ async def test_an_approval_and_the_version_in_force_outlive_a_restart(cast, memb
     await members[0].submit(amendment.encoded)
     await exchange(members)
     await members[1].approve(amendment.id)
-    again = restart(cast, members[1])
+    again = cast.restart(members[1])
     await again.restore()
     assert again.has_approved(amendment.id)
     members[1] = again
     await members[2].approve(amendment.id)
     await exchange(members)
-    again = restart(cast, members[2])
+    again = cast.restart(members[2])
     await again.restore()
     assert again.replica.version == again.voter.version == 1
     assert again.signing.find_obstacle() is None
@@ -173,7 +150,7 @@ async def test_a_member_restored_from_a_backup_signs_again_under_the_next_versio
     assert restored.charter.members[2].vote_key == fresh
     assert restored.signing.find_obstacle() is None
     await make_final([restored, members[0], members[2]], cast.make_payments())
-    again = restart(cast, restored)
+    again = cast.restart(restored)
     await again.restore()
     assert again.signing.find_obstacle() is None
 

@@ -13,7 +13,7 @@ from protocol.checkpoints import build_facts_proof, read_balance, verify_checkpo
 from protocol.errors import InvalidInput
 from protocol.receipts import verify_receipt
 from protocol.snapshot import restore_replica
-from scripts.benchmarks.federation_in_memory import Cast, exchange, make_final
+from scripts.benchmarks.federation_in_memory import Cast, exchange, list_roots, make_final
 
 
 @pytest.fixture
@@ -208,7 +208,3 @@ async def test_an_audit_finds_a_batch_that_nobody_signed_and_a_missing_past(cast
             audit.take(encoded)
         audit.finish()
         assert audit.problems
-
-
-def list_roots(members):
-    return {member.replica.compute_state_root() for member in members}

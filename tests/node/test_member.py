@@ -18,36 +18,13 @@ from protocol.statements import (
     sign_slot_proposal,
     sign_unlock_request,
 )
-from scripts.benchmarks.federation_in_memory import Cast, exchange, make_final
-
-PEOPLE = 6
-
-
-@pytest.fixture
-async def cast():
-    return Cast(4, PEOPLE)
-
-
-@pytest.fixture
-async def members(cast):
-    members = [cast.open_member(number, Store.open(":memory:", cast.federation)) for number in cast.member_keys]
-    for group in cast.make_setup():
-        await make_final(members, group)
-    return members
-
-
-def list_roots(members):
-    return {member.replica.compute_state_root() for member in members}
+from scripts.benchmarks.federation_in_memory import exchange, list_roots, make_final
 
 
 def next_position(member, number):
     """Where the next batch of a member's log goes, as another member sees it."""
     entries = member.replica.get_log((number, 0))
     return LogPosition(len(entries), entries[len(entries) - 1][0])
-
-
-def restart(cast, member):
-    return cast.open_member(member.number, Store.restore(member.store.serialize(), cast.federation))
 
 
 def sign_conflict(cast, payment):
@@ -125,7 +102,7 @@ async def test_a_member_that_restarts_at_any_batch_votes_for_nothing_else(cast, 
     await members[1].ingest([first.encoded], "peer")
     assert members[1].say_next() is not None
 
-    again = restart(cast, members[1])
+    again = cast.restart(members[1])
     await again.restore()
     with pytest.raises(Rejected):
         await again.submit(conflict.encoded)
@@ -139,7 +116,7 @@ async def test_a_vote_that_was_decided_but_not_stored_is_decided_again_after_a_r
     first = members[0].say_next()
     await members[1].ingest([first.encoded], "peer")
 
-    again = restart(cast, members[1])
+    again = cast.restart(members[1])
     await again.restore()
     spoken = again.say_next()
     assert [type(statement) for statement in spoken.statements] == [VoteBatch]
@@ -149,7 +126,7 @@ async def test_restored_state_equals_the_state_before(cast, members):
     for _ in range(2):
         await make_final(members, cast.make_payments())
     for member in members:
-        again = restart(cast, member)
+        again = cast.restart(member)
         assert await again.restore() == len(member.replica.entries)
         assert again.replica.compute_state_root() == member.replica.compute_state_root()
         account = cast.accounts[0]
@@ -266,7 +243,7 @@ async def test_a_member_that_introduces_a_payment_with_a_broken_signature_hinder
 
 
 async def test_a_member_says_nothing_before_it_heard_what_a_quorum_has(cast, members, autojump_clock):
-    again = restart(cast, members[1])
+    again = cast.restart(members[1])
     await again.restore()
     await again.submit(cast.make_payments()[0].encoded)
     spoken: list[bytes] = []
@@ -365,7 +342,7 @@ async def test_a_promise_outlives_a_crash(cast, members, contested):
     slot, request = sign_request(cast, payment)
     await members[0].unlocking.submit_request(request)
     await exchange(members)
-    again = restart(cast, members[0])
+    again = cast.restart(members[0])
     await again.restore()
     assert again.say_next() is None
     with pytest.raises(Rejected) as caught:
@@ -376,7 +353,7 @@ async def test_a_promise_outlives_a_crash(cast, members, contested):
 
 async def test_what_a_member_does_at_once_is_what_it_does_beside_an_event_loop(cast, members):
     payments = cast.make_payments()
-    twins = [restart(cast, member) for member in members]
+    twins = [cast.restart(member) for member in members]
     for twin in twins:
         twin.restore_at_once()
     for payment in payments:
