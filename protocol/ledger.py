@@ -426,8 +426,7 @@ class Ledger:
                 self._issue(number, epoch, cap - before, touched)
         ceiling = self.ceilings.get(number, 0)
         self.ceilings[number] = max(ceiling, member.backing_ceiling)
-        for epoch in range(1, EPOCHS_MAX + 1):
-            earned = self.backing.get((number, epoch), 0)
+        for epoch, earned in [(key[1], earned) for key, earned in self.backing.items() if key[0] == number]:
             self._issue(number, epoch, min(earned, self.ceilings[number]) - min(earned, ceiling), touched)
 
     def _issue(self, member: int, epoch: int, amount: int, touched: list[bytes]) -> None:

@@ -213,9 +213,9 @@ class Store:
 
     def get_marks(self, kind: MarkKind) -> dict[bytes, int]:
         """Name -> number."""
-        query = Mark.select(Mark.name, Mark.value).where(Mark.kind == int(kind))
         with self._database.reading() as reading:
-            return {bytes(name): int(value) for name, value in query.tuples().execute(reading)}
+            rows = run_sql(reading, "SELECT name, value FROM mark WHERE kind = ?", (int(kind),))
+        return {bytes(name): int(value) for name, value in rows}
 
     def remove_mark(self, kind: MarkKind, name: bytes) -> None:
         """Forget one."""
