@@ -207,6 +207,10 @@ class Ledger:
         lots = self.balances.get(account, {})
         return all(lots.get(lot, 0) >= amount for lot, amount in outgoing.items())
 
+    def is_known(self, account: bytes) -> bool:
+        """True for members and for whoever ever received credits or was vouched for: only they take up slots."""
+        return account in self.balances or account in self.vouchings or account in self.charter.member_accounts
+
     def is_applied(self, kind: Kind, record_id: bytes) -> bool:
         """True when the program, enrolment, sponsor record, hold or reclaim-request with this id has applied."""
         match kind:

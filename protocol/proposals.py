@@ -15,12 +15,12 @@ from protocol.statements import SlotProposal
 
 
 def check_is_wanted(replica: Replica, slot: Slot) -> None:
-    """Raise `Rejected` for a slot that nobody need unlock. An account that never had anything has nothing to free, and
+    """Raise `Rejected` for a slot that nobody need unlock. An account that nobody knows has nothing to free, and
     where several may write, turns begin with a record: otherwise strangers, or one writer alone, could use up
     attempts in slots before anybody wants them."""
     scope, _ = slot
     if scope[0] == ScopeKind.ACCOUNT:
-        if scope[1:] not in replica.ledger.balances and scope not in replica.ledger.heads:
+        if not replica.ledger.is_known(scope[1:]):
             raise Rejected(Reason.FUNDS_MISSING, "the account has never received anything")
     elif not replica.get_claim_places(slot):
         raise Rejected(Reason.REFERENCE_MISSING, "no record claims that slot yet")

@@ -309,6 +309,8 @@ def _check_reinstate(record: Record, body: Reinstate, ledger: Ledger) -> None:
 
 
 def _check_rotate(record: Record, body: Rotate, ledger: Ledger) -> None:
+    if not ledger.is_known(record.account):
+        raise Rejected(Reason.TERMS_WRONG, "no member has vouched for this account, and it never received anything")
     if record.signers[0] == body.key:
         raise Rejected(Reason.TERMS_WRONG, "this key is in force already")
 

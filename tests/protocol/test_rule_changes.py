@@ -213,6 +213,12 @@ def test_a_rotation_needs_the_key_in_force_and_the_very_key_that_it_names():
     assert judge(FEDERATION.rotate(ALICE, ALICE, **AFTER_HELD)) is Reason.TERMS_WRONG
 
 
+def test_only_an_account_that_somebody_knows_rotates_its_key():
+    stranger = FEDERATION.person("a stranger")
+    assert judge(FEDERATION.rotate(stranger, rekey(stranger, "next"))) is Reason.TERMS_WRONG
+    assert judge(FEDERATION.rotate(DONOR, NEXT_DONOR)) is None  # it was sponsored and has earned nothing yet
+
+
 def test_a_members_key_changes_by_amendment_alone():
     own = FEDERATION.member(1)
     assert judge(FEDERATION.rotate(own, rekey(own, "next"), **OWN)) is Reason.WRITER_WRONG

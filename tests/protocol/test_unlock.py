@@ -363,14 +363,18 @@ def test_a_forged_request_is_checked_once_and_no_more():
     assert checked.call_count == 1
 
 
+def ask_for_first_slot(person: Person) -> UnlockRequest:
+    return sign_unlock_request(FEDERATION.id, (account_scope(person.account), 0), 1, person.public_key, person.key)
+
+
 def test_a_slot_of_an_account_that_never_had_anything_is_not_unlocked():
-    stranger = FEDERATION.person("a stranger")
-    request = sign_unlock_request(
-        FEDERATION.id, (account_scope(stranger.account), 0), 1, stranger.public_key, stranger.key
-    )
     with pytest.raises(Rejected) as caught:
-        make_member().ask(request)
+        make_member().ask(ask_for_first_slot(FEDERATION.person("a stranger")))
     assert caught.value.reason is Reason.FUNDS_MISSING
+
+
+def test_who_was_vouched_for_frees_a_slot_before_it_received_anything():
+    make_member().ask(ask_for_first_slot(make_economy(FEDERATION).donor))
 
 
 # -- any schedule -----------------------------------------------------------------------------------------------------
