@@ -142,6 +142,8 @@ class Status(msgspec.Struct):
     forked_members: list[int]
     bytes_received: dict[str, int]
     """Bytes by protocol since the start."""
+    frozen: int = 0
+    """Scopes in which two records became final in one slot: more was faulty than the quorum tolerates."""
     evidence: list[str] = []
     """One line for each proof of wrongdoing that this node holds: who did what."""
     charter_version: int = 0
@@ -218,6 +220,10 @@ class Account(msgspec.Struct):
     """The key in force; none while it is the first one, whose hash is the account."""
     suspensions: list[Suspension] = []
     """Those that last. Meanwhile the account can't pay, hold or be granted credits."""
+    is_frozen: bool = False
+    """Two records became final in one of its slots: nobody writes there any more."""
+    overdraft_millicredits: int = 0
+    """What they took and the account lacked."""
     pending: list[str] = []
     """Records that claim a slot of this account from `next_sequence` on and are not final, as the node knows."""
 

@@ -1,7 +1,7 @@
 """Which of the batches that came may be admitted now, and in which order.
 
 A batch goes in after all that it rests on. What lacks its past is parked until that comes; what nobody needs is left
-out: further branches of proven equivocators, and what members say that left the federation (spec 4.7, 10.4).
+out: further branches of forked logs, and what members say that left the federation (spec 4.7, 10.4).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from node.network.parking import Parking
 from protocol.batches import Batch
-from protocol.replica import Replica
+from protocol.replica import LogName, Replica, get_log_name
 
 
 class Arrivals:
@@ -21,10 +21,10 @@ class Arrivals:
         self,
         replica: Replica,
         may_enter: Callable[[Batch, str], bool],
-        note_missing_past: Callable[[str, int], None],
+        note_missing_past: Callable[[str, LogName], None],
     ) -> None:
         """`may_enter(batch, peer)` keeps a batch, or says that its log may grow by it now; `note_missing_past(peer,
-        member)` hears of the peers that sent such batches."""
+        log)` hears of the peers that sent batches of that log without what they rest on."""
         self._replica = replica
         self._may_enter = may_enter
         self._note_missing_past = note_missing_past
@@ -43,31 +43,34 @@ class Arrivals:
 
     def note_version(self, version: int) -> None:
         """Somebody showed a batch of this charter version. If it is not in force here, others may have entered it by
-        what a proven equivocator said on a branch that is ignored here; so nothing is, until it is in force."""
+        what an equivocator said on a branch that is ignored here; so nothing is, until it is in force."""
         if version in self._replica.ledger.charters:  # not what a member that lies invents
             self._shown_version = max(self._shown_version, version)
 
-    def list_ignored_logs(self) -> frozenset[int]:
-        """Members whose further batches are not wanted, while nothing of theirs is missing here: those that
-        contradicted themselves, and those that left the federation. None while a later charter version was shown."""
-        unwanted = self._list_unwanted_members()
+    def list_ignored_logs(self) -> frozenset[LogName]:
+        """Logs of which no further batches are wanted, while nothing of theirs is missing here: those that are forked,
+        and those of members that left the federation. None while a later charter version was shown."""
+        unwanted = self._list_unwanted_logs()
         is_behind = self._shown_version > self._replica.version
         return frozenset() if unwanted and (is_behind or self._parking.has_waiting(unwanted)) else unwanted
 
-    def _list_unwanted_members(self) -> frozenset[int]:
-        charters = self._replica.ledger.charters
-        left = {number for version in range(self._replica.version) for number in charters[version].members}
-        return self._replica.forked_members | (left - self._replica.charter.members.keys())
+    def _list_unwanted_logs(self) -> frozenset[LogName]:
+        before = range(self._replica.version)
+        charters, members = self._replica.ledger.charters, self._replica.charter.members
+        left = [
+            (number, version) for version in before for number in charters[version].members if number not in members
+        ]
+        return self._replica.forked_logs.union(left)
 
     def _leave_out_unwanted(self, arrived: list[Batch]) -> list[Batch]:
-        """Without what proven equivocators and members that left add, unless a batch of another member rests on it
+        """Without what is added to forked logs, and by members that left, unless a batch of another log rests on it
         (spec 4.7). While one waits for what it rests on, all is taken in: how deep its past is, no single piece of it
         tells."""
         unwanted = self.list_ignored_logs()
         if not unwanted:
             return arrived
         by_id = {batch.id: batch for batch in arrived}
-        kept = {batch.id for batch in arrived if batch.header.member not in unwanted}
+        kept = {batch.id for batch in arrived if get_log_name(batch.header) not in unwanted}
         wanted = deque(parent for batch_id in kept for parent in by_id[batch_id].parents)
         while wanted:
             batch = by_id.get(wanted.popleft())
@@ -87,7 +90,7 @@ class Arrivals:
             missing = [parent for parent in self._replica.get_missing_parents(batch) if parent not in admissible]
             if missing:
                 self._parking.park(batch, missing, peer)
-                self._note_missing_past(peer, batch.header.member)
+                self._note_missing_past(peer, get_log_name(batch.header))
                 continue
             if not self._replica.is_linked(batch, admissible):
                 continue  # its member's fault; whoever passed it on could not know

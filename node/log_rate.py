@@ -89,9 +89,9 @@ class LogRates:
         level, noted = self._levels.get(member, (full, now))
         return min(full, level + max(0.0, now - noted) * self._bytes_per_second)
 
-    def list_held_logs(self) -> frozenset[int]:
-        """Members of which a batch is held: fetching more of them is of no use yet."""
-        return frozenset(self._held)
+    def list_held_logs(self) -> frozenset[LogName]:
+        """Logs of which a batch is held: fetching more of them is of no use yet."""
+        return frozenset(get_log_name(held.batch.header) for held in self._held.values())
 
     def compute_pause(self, now: float) -> float:
         """Seconds until a held batch may enter; infinite when none is held."""

@@ -37,7 +37,7 @@ from protocol.finality import full_mask
 from protocol.introductions import Introduction
 from protocol.limits import SEEN_PER_BATCH_MAX, STATEMENTS_PER_BATCH_MAX
 from protocol.records import Record, decode_record, has_valid_signatures
-from protocol.replica import Admission
+from protocol.replica import Admission, LogName
 from protocol.rules import Circumstances
 from protocol.statements import Statement, VoteBatch, encode_statement
 from protocol.voting import Voter
@@ -365,12 +365,12 @@ class LedgerMember:
     def _admit_by_rate(self, batch: Batch, peer: str) -> bool:
         return batch.header.member == self.number or self.log_rates.admit(batch, peer, self._clock())
 
-    def list_ignored_logs(self) -> frozenset[int]:
-        """Members of which nothing more is wanted at the moment, or whose log may not grow now."""
+    def list_ignored_logs(self) -> frozenset[LogName]:
+        """Logs of which nothing more is wanted at the moment, or that may not grow now."""
         return self.arrivals.list_ignored_logs() | self.log_rates.list_held_logs()
 
-    def _note_missing_past(self, peer: str, member: int) -> None:
-        if member not in self.log_rates.list_held_logs():
+    def _note_missing_past(self, peer: str, log: LogName) -> None:
+        if log not in self.log_rates.list_held_logs():
             for callback in self.on_missing_past:
                 callback(peer)
 

@@ -29,7 +29,8 @@ def get_named_records(record: Record) -> tuple[tuple[Kind, bytes], ...]:
     if isinstance(body, Grant):
         return ((Kind.PROGRAM, body.program), *((Kind.ENROL, output.enrolment) for output in body.outputs))
     if isinstance(body, Hold):
-        return ((Kind.SPONSOR, body.terms.sponsor),)
+        programs = dict.fromkeys(draw.program for draw in body.draws if draw.program)
+        return ((Kind.SPONSOR, body.terms.sponsor), *((Kind.PROGRAM, program) for program in programs))
     if isinstance(body, Settle):
         hold = (Kind.HOLD, record.account)
         return (hold, (Kind.PROGRAM, body.gift_program)) if body.gift_program else (hold,)

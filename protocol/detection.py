@@ -112,7 +112,7 @@ def list_contested_slots(replica: Replica, fetch: FetchProvable) -> dict[Slot, l
 def _find_applied(replica: Replica, fetch: FetchProvable, slot: Slot) -> Iterator[bytes]:
     """The record that has applied in a slot: back from the scope's head, each record names the one before."""
     scope, sequence = slot
-    head = replica.ledger.heads.get(scope)
+    head = replica.get_chain_head(scope)
     if head is None or head.sequence < sequence or replica.was_decided_before(scope, sequence):
         return
     record_id = head.record

@@ -6,14 +6,15 @@ signatures, keys, clocks, enrolment are voting rules. Each condition stays true 
 un-applies, and only an account's own next record can take from it. So the set of applied records does not depend on
 order (spec 6.1 to 6.3). For the same reason nothing here asks which charter is in force: records name members by number
 and holds name their charter version.
+
+Should two records ever become final in one slot, more was faulty than the quorum tolerates. Then their scope is frozen:
+all finals of it apply, as sums that need no order, and what an account lacks for that is its overdraft (spec 8.8).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from enum import IntEnum, unique
 from functools import lru_cache
-from typing import NamedTuple
 
 from protocol.causes import get_named_records, get_outgoing
 from protocol.charter import Charter, Member, decode_charter
@@ -26,7 +27,6 @@ from protocol.records import (
     FREE_LOT,
     NONE,
     Amend,
-    Draw,
     Enrol,
     Grant,
     Hold,
@@ -39,87 +39,18 @@ from protocol.records import (
     Record,
     Reinstate,
     Rotate,
+    ScopeKind,
     Settle,
     Sponsor,
     Suspend,
-    Terms,
     Transfer,
     account_scope,
+    hold_scope,
 )
+from protocol.states import EnrolmentState, Head, HoldPhase, HoldState, ProgramState, SponsorState
 
 LOTS_PER_FACT = 512
 """An account with more lots has several facts about its balance, each of which tells how many there are."""
-
-
-class Head(NamedTuple):
-    """The last applied slot of a scope."""
-
-    sequence: int
-    record: bytes
-
-
-class ProgramState(NamedTuple):
-    """An applied program and the member that declared it."""
-
-    member: int
-    body: Program
-
-
-@unique
-class HoldPhase(IntEnum):
-    """What has become of a hold."""
-
-    OPEN = 0
-    SETTLED = 1
-    RECLAIMED = 2
-
-
-class EnrolmentState(NamedTuple):
-    """An applied enrolment. It counts in the epochs from `from_epoch` to `until_epoch`."""
-
-    tag: bytes
-    member: int
-    account: bytes
-    from_epoch: int
-    until_epoch: int
-    """0 while the person has not left."""
-
-    def counts_in(self, epoch: int) -> bool:
-        """True when a grant of this epoch may name it."""
-        return self.from_epoch <= epoch and (not self.until_epoch or epoch <= self.until_epoch)
-
-
-class SponsorState(NamedTuple):
-    """An applied sponsor record."""
-
-    member: int
-    donor: bytes
-    until_epoch: int
-
-
-class HoldState(NamedTuple):
-    """A hold: its escrow while open; what was paid when it has ended."""
-
-    payer: bytes
-    payee: bytes
-    draws: tuple[Draw, ...]
-    terms: Terms
-    epoch: int
-    phase: HoldPhase = HoldPhase.OPEN
-    paid: int = 0
-    """Millicredits that the payee got or gave away; 0 unless settled."""
-    request: bytes = NONE
-    """Id of the payer's first reclaim-request, if there is one."""
-
-    @property
-    def is_open(self) -> bool:
-        """True until a settle or a reclaim has applied."""
-        return self.phase is HoldPhase.OPEN
-
-    @property
-    def amount(self) -> int:
-        """Millicredits that were put into the escrow."""
-        return sum(draw.amount for draw in self.draws)
 
 
 @lru_cache(maxsize=16)
@@ -144,8 +75,8 @@ def read_amendment(federation: bytes, record: Record) -> Charter | None:
 class Ledger:
     """The state of the federation's money.
 
-    Invariants, asserted with every record: no balance is ever below 0; what is taken is what is given
-    (conservation: balances + escrows = issued).
+    Invariants, asserted with every record: no balance is ever below 0; only a frozen scope is overdrawn; what is taken
+    is what is given (conservation: balances + escrows = issued + overdrafts).
     """
 
     def __init__(self, charter: Charter) -> None:
@@ -178,10 +109,15 @@ class Ledger:
         """Tag -> its newest enrolment."""
         self.vouchings: dict[bytes, set[int]] = {}
         """Account -> members that ever enrolled or sponsored it: who may suspend it."""
+        self.frozen: set[bytes] = set()
+        """Scopes in which two records became final in one slot: nobody writes there any more."""
+        self.overdrafts: dict[bytes, dict[Lot, int]] = {}
+        """Account, or hold, of a frozen scope -> millicredits that its finals took and that were not there."""
         self.issued = 0
         self.escrowed = 0
         self.applied_count = 0
-        self._waiting: dict[bytes, dict[int, Record]] = {}
+        self._waiting: dict[bytes, dict[bytes, Record]] = {}
+        """Scope -> final records that can't apply yet, by id."""
         self._blocked_by: dict[bytes, list[bytes]] = {}
         for member in charter.fields.members:
             self._apply_limits(member, [])
@@ -198,9 +134,11 @@ class Ledger:
         return head.sequence + 1 if head else 0
 
     def is_decided(self, scope: bytes, sequence: int) -> bool:
-        """True when a record in this slot has applied, or is final and waits."""
+        """True when a record in this slot has applied, or is final and waits; and for all slots of a frozen scope."""
         head = self.heads.get(scope)
-        return (head is not None and sequence <= head.sequence) or sequence in self._waiting.get(scope, ())
+        if scope in self.frozen or (head is not None and sequence <= head.sequence):
+            return True
+        return any(record.sequence == sequence for record in self._waiting.get(scope, {}).values())
 
     def is_funded(self, account: bytes, outgoing: dict[Lot, int]) -> bool:
         """True when every lot suffices."""
@@ -247,7 +185,19 @@ class Ledger:
         """
         if record.sequence < self.get_next_sequence(record.scope):
             return []
-        self._waiting.setdefault(record.scope, {}).setdefault(record.sequence, record)
+        return self._take_in(record)
+
+    def offer_rival(self, record: Record) -> list[Record]:
+        """Take in a record that became final in a slot that has another final one; its scope is frozen from now on.
+
+        Returns what has applied. Requires: it was never offered before.
+        """
+        if record.scope not in self.frozen:
+            self._freeze(record.scope)
+        return self._take_in(record)
+
+    def _take_in(self, record: Record) -> list[Record]:
+        self._waiting.setdefault(record.scope, {}).setdefault(record.id, record)
         applied: list[Record] = []
         ready = deque([record.scope])
         while ready:
@@ -258,30 +208,49 @@ class Ledger:
         return applied
 
     def _take_applicable(self, scope: bytes) -> Record | None:
-        """The scope's next record if it waits here and nothing hinders it."""
-        waiting = self._waiting.get(scope)
-        if not waiting:
-            return None
-        head = self.heads.get(scope)
-        sequence = head.sequence + 1 if head else 0
-        record = waiting.get(sequence)
-        if record is None or record.prev != (head.record if head else NONE):
-            return None
+        """The scope's next record if it waits here and nothing hinders it; in a frozen scope any such record."""
+        waiting = self._waiting.get(scope, {})
+        for record in waiting.values():
+            if (scope in self.frozen or self._is_next(record)) and self._has_all_it_names(record):
+                del waiting[record.id]
+                if not waiting:
+                    del self._waiting[scope]
+                return record
+        return None
+
+    def _is_next(self, record: Record) -> bool:
+        """True when the record follows the last applied one of its scope, and the funds are there."""
+        head = self.heads.get(record.scope)
+        follows = (head.sequence + 1, head.record) if head else (0, NONE)
+        return (record.sequence, record.prev) == follows and self.is_funded(record.account, get_outgoing(record))
+
+    def _has_all_it_names(self, record: Record) -> bool:
+        """True when what the record names has applied; else its scope is looked at again once that has."""
         for kind, name in get_named_records(record):
             if not self.is_applied(kind, name):
-                self._blocked_by.setdefault(name, []).append(scope)
-                return None
+                self._blocked_by.setdefault(name, []).append(record.scope)
+                return False
         if isinstance(record.body, Hold) and record.body.terms.charter_version not in self.charters:
-            self._blocked_by.setdefault(self.charter.federation, []).append(scope)
-            return None
-        if isinstance(record.body, Amend) and read_amendment(self.charter.federation, record) is None:
-            return None
-        if not self.is_funded(record.account, get_outgoing(record)):
-            return None
-        del waiting[sequence]
-        if not waiting:
-            del self._waiting[scope]
-        return record
+            self._blocked_by.setdefault(self.charter.federation, []).append(record.scope)
+            return False
+        return not isinstance(record.body, Amend) or read_amendment(self.charter.federation, record) is not None
+
+    def _freeze(self, scope: bytes) -> None:
+        """Forget what hangs on the order of the scope's records: its finals apply in any order from now on."""
+        self.frozen.add(scope)
+        name = scope[1:]
+        if scope[0] == ScopeKind.PERSON:
+            self.tags.pop(name, None)
+            for key, enrolment in self.enrolments.items():
+                if enrolment.tag == name:
+                    self.enrolments[key] = enrolment._replace(until_epoch=enrolment.from_epoch)
+        if scope[0] == ScopeKind.ACCOUNT:
+            self.keys.pop(name, None)
+            for suspensions in self.suspensions.values():
+                suspensions.pop(name, None)
+            for key, hold in self.holds.items():
+                if hold.payer == name:
+                    self.holds[key] = hold._replace(request=NONE)
 
     def _apply(self, record: Record) -> list[bytes]:
         """Change the state; returns the scopes whose next record may have become applicable."""
@@ -304,7 +273,8 @@ class Ledger:
             case _:
                 self._apply_fact(record)
         assert given == taken, "conservation: a record gives what it takes"
-        self.heads[record.scope] = Head(record.sequence, record.id)
+        head = Head(record.sequence, record.id)
+        self.heads[record.scope] = max(head, self.heads.get(record.scope, head))
         self.applied_count += 1
         if record.id in self._blocked_by:
             touched.extend(self._blocked_by.pop(record.id))
@@ -312,7 +282,10 @@ class Ledger:
 
     def _apply_fact(self, record: Record) -> None:
         """Records that move no money."""
+        is_frozen = record.scope in self.frozen
         match record.body:
+            case Leave() | Suspend() | Reinstate() | Rotate() if is_frozen:
+                pass  # which of them is the last one is not decided
             case Program(member=member):
                 self.programs[record.id] = ProgramState(member, record.body)
             case Sponsor(member=member, donor=donor, until_epoch=until_epoch):
@@ -321,15 +294,17 @@ class Ledger:
             case Enrol(member=member, account=account):
                 self._apply_leave(record)
                 begin = record.epoch + 1 if record.sequence else record.epoch
-                self.enrolments[record.id] = EnrolmentState(record.account, member, account, begin, 0)
-                self.tags[record.account] = record.id
+                end = begin if is_frozen else 0
+                self.enrolments[record.id] = EnrolmentState(record.account, member, account, begin, end)
+                if not is_frozen:
+                    self.tags[record.account] = record.id
                 self.vouchings.setdefault(account, set()).add(member)
             case Leave():
                 self._apply_leave(record)
             case ReclaimRequest(hold=hold):
                 self.requests[record.id] = hold
                 state = self.holds[hold]
-                if state.payer == record.account and not state.request:
+                if state.payer == record.account and not state.request and not is_frozen:
                     self.holds[hold] = state._replace(request=record.id)
             case Suspend(account=account, until_epoch=until_epoch):
                 self.suspensions.setdefault(account, {})[record.account] = until_epoch
@@ -372,7 +347,7 @@ class Ledger:
     def _end_hold(self, record: Record, body: Settle | Reclaim, touched: list[bytes]) -> None:
         """Pay from the escrow in the order of the hold's draws; what is left returns to the lots it came from."""
         hold = self.holds[record.account]
-        assert hold.is_open, "a hold has one slot"
+        assert hold.is_open or record.scope in self.frozen, "a hold has one slot"
         paid = min(body.amount, hold.amount) if isinstance(body, Settle) else 0
         due = paid
         backed = 0
@@ -392,9 +367,14 @@ class Ledger:
             touched.append(account_scope(account))
         if paid > gift:
             self._credit(hold.payee, FREE_LOT, paid - gift)
-        self.escrowed -= hold.amount
-        phase = HoldPhase.SETTLED if isinstance(body, Settle) else HoldPhase.RECLAIMED
-        self.holds[record.account] = hold._replace(phase=phase, paid=paid)
+        if hold.is_open:
+            self.escrowed -= hold.amount
+        else:
+            for draw in hold.draws:
+                self._overdraw(record.account, Lot(draw.program, draw.expiry_epoch), draw.amount)
+        is_settled = isinstance(body, Settle) or hold.phase is HoldPhase.SETTLED
+        phase = HoldPhase.SETTLED if is_settled else HoldPhase.RECLAIMED
+        self.holds[record.account] = hold._replace(phase=phase, paid=hold.paid + paid)
         touched.extend((account_scope(hold.payer), account_scope(hold.payee)))
         permille = self.charters[hold.terms.charter_version].policy.backing_permille
         self._apply_backing(sponsor.member, record.epoch + 1, backed * permille // 1000, touched)
@@ -446,26 +426,44 @@ class Ledger:
 
     def _credit(self, account: bytes, lot: Lot, amount: int) -> None:
         lots = self.balances.setdefault(account, {})
-        lots[lot] = lots.get(lot, 0) + amount
+        if lot in self.overdrafts.get(account, ()):
+            amount = self._pay_back(account, lot, amount)
+        if amount:
+            lots[lot] = lots.get(lot, 0) + amount
 
     def _debit(self, account: bytes, lot: Lot, amount: int) -> None:
-        lots = self.balances[account]
-        rest = lots[lot] - amount
-        assert rest >= 0, "no balance below 0"
-        if rest:
+        lots = self.balances.get(account, {})
+        rest = lots.pop(lot, 0) - amount
+        if rest > 0:
             lots[lot] = rest
-        else:
-            del lots[lot]
+        if rest < 0:
+            self._overdraw(account, lot, -rest)
+
+    def _overdraw(self, name: bytes, lot: Lot, amount: int) -> None:
+        """A frozen account, or hold, lacks what its finals took."""
+        is_frozen = not self.frozen.isdisjoint((account_scope(name), hold_scope(name)))
+        assert is_frozen, "no balance below 0"
+        lots = self.overdrafts.setdefault(name, {})
+        lots[lot] = lots.get(lot, 0) + amount
+
+    def _pay_back(self, account: bytes, lot: Lot, amount: int) -> int:
+        """What comes in covers the overdraft first; returns what is left of it."""
+        owed = self.overdrafts[account]
+        rest = owed.pop(lot) - amount
+        if rest > 0:
+            owed[lot] = rest
+        return max(0, -rest)
 
     # -- auditing -----------------------------------------------------------------------------------------------
 
     def check_conservation(self) -> None:
-        """Assert, over the whole state, that balances + escrows = issued and that nothing is negative."""
+        """Assert, over the whole state, that balances + escrows = issued + overdrafts and that nothing is negative."""
         amounts = [amount for lots in self.balances.values() for amount in lots.values()]
         assert all(amount > 0 for amount in amounts)
         held = sum(hold.amount for hold in self.holds.values() if hold.is_open)
         assert held == self.escrowed
-        assert sum(amounts) + held == self.issued, "conservation: balances + escrows = issued"
+        lacking = sum(amount for lots in self.overdrafts.values() for amount in lots.values())
+        assert sum(amounts) + held == self.issued + lacking, "conservation: balances + escrows = issued + overdrafts"
 
     def compute_facts(self) -> list[bytes]:
         """The state as a list of facts, from which it can be restored: a function of the applied and waiting records
@@ -490,6 +488,9 @@ class Ledger:
             facts += [("suspension", account, *item) for item in suspensions.items()]
         facts += [("key", *item) for item in self.keys.items()]
         facts += [("tag", *item) for item in self.tags.items()]
+        facts += [("frozen", scope) for scope in self.frozen]
+        for name, lots in self.overdrafts.items():
+            facts += [("overdraft", name, *lot, amount) for lot, amount in lots.items()]
         for waiting in self._waiting.values():
             # Without the signatures: they are no part of the id, and who came first with which is chance.
             signed = [(record.encoded, record.signature_tail, len(record.signatures)) for record in waiting.values()]

@@ -134,9 +134,9 @@ def decode_piece(encoded: bytes) -> Piece:
 
 
 def compute_locators(
-    replica: Replica, theirs: Iterable[LogHead], ignored: Collection[int] = ()
+    replica: Replica, theirs: Iterable[LogHead], ignored: Collection[LogName] = ()
 ) -> tuple[LogLocator, ...]:
-    """For each log, but the ignored members', in which the other side has a head that this replica lacks: what it has.
+    """For each log, but the ignored ones, in which the other side has a head that this replica lacks: what it has.
 
     Normally its own heads suffice: the other side is ahead on the same chain. When their unknown head stands at an
     index that this replica has, the log is forked, and ids further back find the place where the branches part.
@@ -144,7 +144,7 @@ def compute_locators(
     unknown: dict[LogName, int] = {}
     for head in theirs:
         name = (head.member, head.version)
-        if head.batch not in replica and head.member not in ignored:
+        if head.batch not in replica and name not in ignored:
             unknown[name] = min(head.index, unknown.get(name, head.index))
     locators = []
     for name, lowest in sorted(unknown.items())[:LOGS_MAX]:

@@ -21,7 +21,7 @@ from protocol.identifiers import Slot, Tag
 from protocol.introductions import Ballot, Introduction
 from protocol.ledger import Ledger
 from protocol.merkle import compute_set_root
-from protocol.records import Record
+from protocol.records import Record, ScopeKind
 from protocol.statements import (
     Adopt,
     Commit,
@@ -36,6 +36,7 @@ from protocol.statements import (
     decode_slot_proposal,
     decode_unlock_request,
 )
+from protocol.states import Head
 
 LogName = tuple[int, int]
 """(member, charter version): each member starts a new log with each version, under a vote key of its own (spec 9.7)."""
@@ -86,7 +87,7 @@ class Replica:
         """Log -> its batches that no other batch of it continues."""
         self.forks: dict[int, ForkEvidence] = {}
         """Member -> the first proof that it forked a log of its."""
-        self.forked_logs: set[LogName] = set()
+        self.forked_logs: frozenset[LogName] = frozenset()
         self.final_count = 0
         self._adopters: dict[Adopt, set[int]] = {}
         self._introductions: dict[bytes, Introduction] = {}
@@ -103,8 +104,11 @@ class Replica:
         self._requests: dict[Place, UnlockRequest] = {}
         self._proposals: dict[Place, Place] = {}
         """Where a proposal stands -> its id and 0: what its votes are counted under."""
-        self.double_finals: dict[Slot, set[bytes]] = {}
-        """Slots in which a record became final after another one: more was faulty than the quorum tolerates."""
+        self.double_finals: set[Slot] = set()
+        """Slots in which a second record became final, the first such slot of each scope: more was faulty than the
+        quorum tolerates (spec 8.8)."""
+        self._chain_heads: dict[bytes, Head] = {}
+        """Frozen scope -> its head when that came to light here; no part of the state."""
         self._losers: dict[bytes, Record] = {}
         """Records whose slot went to another one."""
         self.named_count = 0
@@ -162,6 +166,16 @@ class Replica:
         """Members that forked a log of theirs; of each whose batches are here, `forks` holds the proof."""
         return frozenset(member for member, _ in self.forked_logs)
 
+    @property
+    def is_outnumbered(self) -> bool:
+        """True when members that forked their logs of the charter version in force weigh more than a quorum can do
+        without: what becomes final now may be contradicted (spec 8.8)."""
+        if not self.forked_logs:
+            return False
+        weights = self.charter.weights
+        forked = sum(weights[member] for member, version in self.forked_logs if version == self.version)
+        return forked > self.charter.total_weight - self.charter.quorum
+
     def has_adopted(self, member: int, version: int) -> bool:
         """True when the member has left the charter version before this one."""
         return any(adopt.charter_version == version and member in them for adopt, them in self._adopters.items())
@@ -169,6 +183,11 @@ class Replica:
     def was_decided_before(self, scope: bytes, sequence: int) -> bool:
         """True when the snapshot tells that a record became final there, and perhaps not which."""
         return sequence < self._sequences_before.get(scope, 0)
+
+    def get_chain_head(self, scope: bytes) -> Head | None:
+        """The last record of the scope to which the records before lead: its head, but in a frozen scope the head when
+        that came to light here."""
+        return (self._chain_heads if scope in self.ledger.frozen else self.ledger.heads).get(scope)
 
     def is_final(self, record_id: bytes) -> bool:
         """True when commits of a quorum in one round stand behind the record."""
@@ -262,7 +281,7 @@ class Replica:
         heads.discard(header.prev)
         heads.add(batch.id)
         if len(siblings) > 1:
-            self.forked_logs.add(log)
+            self.forked_logs |= {log}
             if header.member not in self.forks and (other := fetch(siblings[0])) is not None:
                 self.forks[header.member] = build_fork_evidence(other, batch)
                 return self.forks[header.member]
@@ -297,16 +316,16 @@ class Replica:
             if first is not place:
                 self._rivals.setdefault(slot, [first]).append(place)
 
-    def _decide(self, record: Record) -> None:
-        """The record is final: its rivals never will be, and nobody need unlock its slot."""
-        slot = record.slot
+    def _close_slot(self, slot: Slot) -> None:
+        """A record is final there: its rivals never will be, and nobody need unlock the slot."""
+        places = self.get_claim_places(slot)
         self._claimed.pop(slot, None)
-        self._close_repeats(record.id)
-        for introduction, position in self._rivals.pop(slot, ()):
+        self._rivals.pop(slot, None)
+        for introduction, position in places:
+            self._close_repeats(introduction.ids[position])
             rival = introduction.records.pop(position, None)
             if rival is not None:
                 self._losers[rival.id] = rival
-                self._close_repeats(rival.id)
                 self._close_if_done(introduction)
         contest = self.contests.pop(slot, None)
         if contest is not None:
@@ -425,16 +444,31 @@ class Replica:
         for position in iterate_positions(reached):
             record = counted.records.pop(position, None)
             if record is None:
-                loser = self._losers[counted.ids[position]]
-                # In a slot decided before the snapshot it may well be the record that was final there.
-                if not self.was_decided_before(*loser.slot):
-                    self.double_finals.setdefault(loser.slot, set()).add(loser.id)
+                admission.applied.extend(self._note_rival(self._losers[counted.ids[position]]))
                 continue
             self.final_count += 1
-            self._decide(record)
+            self._close_slot(record.slot)
             admission.applied.extend(self.ledger.offer(record))
         self._close_if_done(counted)
         self._advance()
+
+    def _note_rival(self, record: Record) -> list[Record]:
+        """A record became final whose slot was decided; returns what has applied."""
+        if self.was_decided_before(*record.slot):
+            return []  # it may well be the one that was final there before the snapshot
+        scope = record.scope
+        self.final_count += 1
+        if scope not in self.ledger.frozen:
+            self.double_finals.add(record.slot)
+            if (head := self.ledger.heads.get(scope)) is not None:
+                self._chain_heads[scope] = head
+        if scope[0] == ScopeKind.CHARTER:
+            return []
+        applied = self.ledger.offer_rival(record)
+        for slot in [*self._claimed, *self.contests]:
+            if slot[0] == scope:
+                self._close_slot(slot)
+        return applied
 
     # -- comparing ----------------------------------------------------------------------------------------------
 

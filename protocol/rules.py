@@ -15,7 +15,7 @@ from protocol.charter import Charter
 from protocol.credits import AMOUNT_MAX
 from protocol.errors import InvalidInput, Reason, Rejected
 from protocol.identifiers import compute_account_id, compute_voucher_id
-from protocol.ledger import EnrolmentState, Ledger, read_amendment
+from protocol.ledger import Ledger, read_amendment
 from protocol.limits import EPOCHS_MAX, SUSPENSION_SECONDS_MAX
 from protocol.records import (
     Amend,
@@ -37,8 +37,10 @@ from protocol.records import (
     Sponsor,
     Suspend,
     Transfer,
+    account_scope,
 )
 from protocol.signatures import is_valid_signature
+from protocol.states import EnrolmentState
 
 
 class Circumstances(NamedTuple):
@@ -71,7 +73,9 @@ def check_record(record: Record, ledger: Ledger, circumstances: Circumstances) -
 
 
 def check_writer(record: Record, ledger: Ledger) -> None:
-    """The signers must be the ones whose slot it is (spec 3.4)."""
+    """The signers must be the ones whose slot it is (spec 3.4); nobody writes in a frozen scope (spec 8.8)."""
+    if record.scope in ledger.frozen:
+        raise Rejected(Reason.WRITER_WRONG, "frozen: two records became final in one slot of this account")
     charter = ledger.charter
     signer = record.signers[0]
     member = charter.members_by_key.get(signer)
@@ -102,8 +106,10 @@ def check_writer(record: Record, ledger: Ledger) -> None:
 
 def _is_owner(signer: bytes, account: bytes, ledger: Ledger) -> bool:
     """True when this key is in force for an account: a member's own by its key in the charter, any other by its last
-    rotation or, before the first, by its name."""
+    rotation or, before the first, by its name. None is in force for a frozen one."""
     charter = ledger.charter
+    if account_scope(account) in ledger.frozen:
+        return False
     member = charter.member_accounts.get(account)
     if member is not None:
         return charter.members[member].member_key == signer
@@ -118,6 +124,8 @@ def find_turn(ledger: Ledger, scope: bytes, signer: bytes) -> tuple[int, int] | 
     the first turn after the ordinary attempt is the payee's; members as in the charter in force.
     """
     charter, name = ledger.charter, scope[1:]
+    if scope in ledger.frozen:
+        return None
     match scope[0]:
         case ScopeKind.ACCOUNT:
             issuer = charter.issuance_accounts.get(name)

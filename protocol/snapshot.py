@@ -35,16 +35,7 @@ from protocol.errors import InvalidInput
 from protocol.finality import Tally, full_mask
 from protocol.identifiers import ID_BYTES
 from protocol.introductions import Introduction
-from protocol.ledger import (
-    LOTS_PER_FACT,
-    EnrolmentState,
-    Head,
-    HoldPhase,
-    HoldState,
-    Ledger,
-    ProgramState,
-    SponsorState,
-)
+from protocol.ledger import LOTS_PER_FACT, Ledger
 from protocol.limits import (
     DRAWS_MAX,
     JOB_CLASS_BYTES_MAX,
@@ -60,6 +51,7 @@ from protocol.records import SCOPE_BYTES, Draw, Lot, Program, Terms, decode_reco
 from protocol.replica import LogEntry, Replica
 from protocol.signatures import NO_SIGNATURE, PUBLIC_KEY_BYTES
 from protocol.statements import Adopt, decode_slot_proposal, decode_unlock_request
+from protocol.states import EnrolmentState, Head, HoldPhase, HoldState, ProgramState, SponsorState
 
 FACT_BYTES_MAX = 2 * RECORD_BYTES_MAX
 """The longest fact holds a charter, a record or a proposal."""
@@ -94,6 +86,8 @@ _SHAPES: dict[str, tuple[Shape, ...]] = {
     "sponsor": (_ID, uint(), _ID, uint()),
     "hold": (_ID, _ID, _ID, list_of(_LOT, DRAWS_MAX, 1), _TERMS, uint(), uint(2), uint(), _NAME),
     "request": (_ID, _ID),
+    "frozen": (_SCOPE,),
+    "overdraft": (_ID, _NAME, uint(), uint()),
     "suspension": (_ID, _ID, uint()),
     "allowance": (_ID, _ID, _ID, uint()),
     "backing": (uint(), uint(), uint()),
@@ -195,7 +189,13 @@ def restore_ledger(charter: Charter, facts: Facts) -> Ledger:
     for sponsor in ledger.sponsors.values():
         ledger.vouchings.setdefault(sponsor.donor, set()).add(sponsor.member)
     ledger.escrowed = sum(hold.amount for hold in ledger.holds.values() if hold.is_open)
-    ledger.issued = ledger.escrowed + sum(sum(lots.values()) for lots in ledger.balances.values())
+    ledger.frozen = {scope for (scope,) in facts["frozen"]}
+    for name, program, expiry_epoch, amount in facts["overdraft"]:
+        ledger.overdrafts.setdefault(name, {})[Lot(program, expiry_epoch)] = amount
+    balances, overdrafts = (
+        sum(sum(lots.values()) for lots in it.values()) for it in (ledger.balances, ledger.overdrafts)
+    )
+    ledger.issued = balances + ledger.escrowed - overdrafts
     for unsigned, signature_count in facts["waiting"]:
         tail = encode((NO_SIGNATURE,) * signature_count)
         assert not ledger.offer(decode_record(charter.federation, unsigned + tail)), "it waits on"
@@ -212,7 +212,7 @@ def _restore_logs(replica: Replica, facts: Facts) -> None:
         siblings = replica.logs.setdefault(log, {}).setdefault(index, [])
         siblings.append(batch)
         if len(siblings) > 1:
-            replica.forked_logs.add(log)
+            replica.forked_logs |= {log}
         continued.add(prev)
         replica.heads.setdefault(log, set()).add(batch)
     for heads in replica.heads.values():

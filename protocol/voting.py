@@ -45,7 +45,7 @@ from protocol.identifiers import Slot
 from protocol.introductions import Introduction
 from protocol.limits import STATEMENTS_PER_BATCH_MAX
 from protocol.proposals import check_is_wanted, check_support
-from protocol.records import Record, has_valid_signatures
+from protocol.records import Record, ScopeKind, has_valid_signatures
 from protocol.replica import Admission, Replica
 from protocol.rules import Circumstances, check_record
 from protocol.statements import (
@@ -182,6 +182,11 @@ class Voter:
         """True while this member may sign batches under its charter version."""
         return not self.has_adopted and self.member in self.replica.ledger.charters[self.version].members
 
+    def _may_speak_of(self, slot: Slot) -> bool:
+        """True while this member may say something about a slot. When too many members contradict themselves, it is
+        only about the next charter, which may leave them out (spec 8.8)."""
+        return self.is_speaking and (slot[0][0] == ScopeKind.CHARTER or not self.replica.is_outnumbered)
+
     def handle_verified(self, introduction: Introduction, valid: int, circumstances: Circumstances) -> None:
         """Judge the records of an admitted batch; bit i of `valid` says that record i's signatures hold."""
         for position in iterate_positions(valid):
@@ -267,7 +272,7 @@ class Voter:
 
         A reason in `WAITING_REASONS` may pass when more of the ledger arrives. The caller has checked the signatures.
         """
-        self._check_speaking()
+        self._check_speaking(record.slot)
         try:
             self._check_record(record, circumstances)
         except Rejected as rejection:
@@ -276,8 +281,8 @@ class Voter:
             raise
         self._check_slot(record)
 
-    def _check_speaking(self) -> None:
-        if not self.is_speaking:
+    def _check_speaking(self, slot: Slot) -> None:
+        if not self._may_speak_of(slot):
             raise Rejected(Reason.CHARTER_CHANGING, "this member waits until the next charter is in force")
 
     def note_introduction(self, record: Record) -> None:
@@ -305,7 +310,7 @@ class Voter:
         memory = self._recall(slot)
         claim = Claim(self._first_round, record.id)
         self._turns.note_record(slot, circumstances)
-        if memory.voted == claim or not may_vote(memory, claim) or not self.is_speaking:
+        if memory.voted == claim or not may_vote(memory, claim) or not self._may_speak_of(slot):
             return
         try:
             self._check_record(record, circumstances)
@@ -326,7 +331,7 @@ class Voter:
             slot = record.slot
             memory = self._recall(slot)
             claim = Claim(certified_round, record.id)
-            if memory.committed == claim or not may_commit(memory, claim):
+            if memory.committed == claim or not may_commit(memory, claim) or not self._may_speak_of(slot):
                 continue
             self._memories[slot] = apply_commit(memory, claim)
             if certified_round.attempt:
@@ -340,7 +345,7 @@ class Voter:
 
     def check_request(self, request: UnlockRequest, circumstances: Circumstances) -> None:
         """Raise `Rejected` unless this member would answer the request with a promise now (spec 5.6)."""
-        self._check_speaking()
+        self._check_speaking(request.slot)
         self._check_open(request.slot)
         if not may_promise(self._recall(request.slot), Round(self.version, request.attempt)):
             raise Rejected(Reason.ATTEMPT_CLOSED, f"attempt {request.attempt} or a later one was asked for before")
@@ -362,7 +367,7 @@ class Voter:
         self._check_terms(proposal, record, circumstances)
 
     def _check_terms(self, proposal: SlotProposal, record: Record, circumstances: Circumstances) -> None:
-        self._check_speaking()
+        self._check_speaking(proposal.slot)
         self._check_open(proposal.slot)
         if record.slot != proposal.slot or record.id != proposal.record:
             raise Rejected(Reason.TERMS_WRONG, "the proposal is for another record")

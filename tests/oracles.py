@@ -46,6 +46,9 @@ class NaiveFold:
         self.backed: Counter[tuple[int, int]] = Counter()
         self.granted: Counter[tuple[bytes, bytes, bytes]] = Counter()
         open_records = sorted(final_records, key=lambda record: record.id)
+        finals = Counter({record.id: record.slot for record in open_records}.values())
+        self.frozen = {scope for (scope, _), count in finals.items() if count > 1}
+        """Scopes in which two records are final in one slot: all their finals apply, on credit if they must."""
         while True:
             ready = next((record for record in open_records if self._can_apply(record)), None)
             if ready is None:
@@ -74,9 +77,10 @@ class NaiveFold:
 
     def _can_apply(self, record: Record) -> bool:
         last = self.last.get(record.scope)
-        if last is None and record.sequence != 0:
+        is_frozen = record.scope in self.frozen
+        if last is None and record.sequence != 0 and not is_frozen:
             return False
-        if last is not None and (record.sequence != last.sequence + 1 or record.prev != last.id):
+        if last is not None and (record.sequence != last.sequence + 1 or record.prev != last.id) and not is_frozen:
             return False
         body = record.body
         if isinstance(body, Grant) and not (
@@ -84,6 +88,8 @@ class NaiveFold:
         ):
             return False
         if isinstance(body, Hold) and not self._has(Sponsor, body.terms.sponsor):
+            return False
+        if isinstance(body, Hold) and not all(self._has(Program, draw.program) for draw in body.draws if draw.program):
             return False
         if isinstance(body, Hold) and body.terms.charter_version not in self.charters:
             return False
@@ -98,7 +104,8 @@ class NaiveFold:
         ):
             return False
         issued = self._compute_issued()
-        return all(self.money[purse] + issued[purse] >= amount for purse, amount in self._taken(record).items())
+        taken = self._taken(record).items()
+        return is_frozen or all(self.money[purse] + issued[purse] >= amount for purse, amount in taken)
 
     def _compute_issued(self) -> Counter[Purse]:
         """What all charters so far and all settled work so far let members grant: the law, computed afresh."""
@@ -134,7 +141,8 @@ class NaiveFold:
         if isinstance(body, Amend):
             self.charters[record.sequence + 1] = decode_charter(body.charter, self.charters[0].federation)
         self.done[record.id] = record
-        self.last[record.scope] = record
+        last = self.last.get(record.scope, record)
+        self.last[record.scope] = max(last, record, key=lambda each: (each.sequence, each.id))
 
     def _declarer(self, record_id: bytes) -> int:
         """The member that declared a program or a sponsor record."""
@@ -145,17 +153,24 @@ class NaiveFold:
     def _reclaim(self, record: Record) -> None:
         hold_record = self.done[record.account]
         assert isinstance(hold_record.body, Hold)
-        self.escrows.pop(hold_record.id)
+        self._open_escrow(hold_record)
         for draw in hold_record.body.draws:
             self.money[hold_record.account, draw.program, draw.expiry_epoch] += draw.amount
-        self.paid[hold_record.id] = 0
+        self.paid.setdefault(hold_record.id, 0)
+
+    def _open_escrow(self, hold: Record) -> int:
+        """What the hold put aside. A second end of it takes the same on credit."""
+        assert isinstance(hold.body, Hold)
+        if hold.id not in self.escrows:
+            for draw in hold.body.draws:
+                self.money[hold.id, draw.program, draw.expiry_epoch] -= draw.amount
+        return self.escrows.pop(hold.id, sum(draw.amount for draw in hold.body.draws))
 
     def _settle(self, record: Record, settle: Settle) -> None:
         hold_record = self.done[record.account]
         hold = hold_record.body
         assert isinstance(hold, Hold)
-        put_aside = self.escrows.pop(hold_record.id)
-        amount = min(settle.amount, put_aside)
+        amount = min(settle.amount, self._open_escrow(hold_record))
         gift = min(settle.gift_amount, amount) if settle.gift_program else 0
         sponsor = self._declarer(hold.terms.sponsor)
         earned_elsewhere = 0
@@ -170,13 +185,13 @@ class NaiveFold:
         if gift:
             giver = self._declarer(settle.gift_program)
             self.money[self.charters[0].get_issuance_account(giver, record.epoch), b"", 0] += gift
-        self.paid[hold_record.id] = amount
+        self.paid[hold_record.id] = self.paid.get(hold_record.id, 0) + amount
         permille = self.charters[hold.terms.charter_version].policy.backing_permille
         self.backed[sponsor, record.epoch + 1] += earned_elsewhere * permille // 1000
 
     def _last(self, *kinds: type) -> list[Record]:
-        """The applied records of these kinds, each scope's in order."""
-        chosen = [record for record in self.done.values() if isinstance(record.body, kinds)]
+        """The applied records of these kinds, each scope's in order; none where the order is not decided."""
+        chosen = [r for r in self.done.values() if isinstance(r.body, kinds) and r.scope not in self.frozen]
         return sorted(chosen, key=lambda record: record.slot)
 
     def _check_facts(self, ledger: Ledger) -> None:
@@ -202,7 +217,9 @@ class NaiveFold:
 
     def check_equals(self, ledger: Ledger) -> None:
         """Assert that the incremental ledger says the same about everything."""
-        assert flatten(ledger.balances) == {purse: held for purse, held in self.money.items() if held}
+        assert flatten(ledger.balances) == {purse: held for purse, held in self.money.items() if held > 0}
+        assert flatten(ledger.overdrafts) == {purse: -held for purse, held in self.money.items() if held < 0}
+        assert ledger.frozen == self.frozen
         assert {scope: (head.sequence, head.record) for scope, head in ledger.heads.items()} == {
             scope: (record.sequence, record.id) for scope, record in self.last.items()
         }

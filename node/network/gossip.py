@@ -18,6 +18,7 @@ from protocol.batches import Batch, decode_batch, is_signed_batch
 from protocol.charter import Charters
 from protocol.errors import InvalidInput
 from protocol.quotes import decode_offer
+from protocol.replica import LogName, get_log_name
 
 log = logging.getLogger("allmende.gossip")
 
@@ -49,10 +50,10 @@ class Gossip:
         self,
         charters: Charters,
         take_in: Callable[[Sequence[Batch], str], Awaitable[int]],
-        list_ignored_logs: Callable[[], Collection[int]] = frozenset,
+        list_ignored_logs: Callable[[], Collection[LogName]] = frozenset,
     ) -> None:
-        """`charters` are the versions that are known; it may grow. `list_ignored_logs` names members whose further
-        batches are not wanted."""
+        """`charters` are the versions that are known; it may grow. `list_ignored_logs` names logs of which no further
+        batches are wanted."""
         self._charters = charters
         self._federation = charters[0].federation
         self._list_ignored_logs = list_ignored_logs
@@ -98,7 +99,7 @@ class Gossip:
             return False
         if not is_signed_batch(charter, batch):
             raise InvalidInput("a batch that its member did not sign")
-        if batch.header.member in self._list_ignored_logs():  # what is wanted of it later, anti-entropy brings
+        if get_log_name(batch.header) in self._list_ignored_logs():  # what is wanted of it later, anti-entropy brings
             return False
         self._checked[payload] = batch
         if len(self._checked) > CHECKED_BATCHES_MAX:

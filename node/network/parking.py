@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from protocol.batches import Batch
 from protocol.limits import BATCH_BYTES_MAX
+from protocol.replica import LogName, get_log_name
 
 PARKED_BYTES_PER_MEMBER_MAX = 16 * BATCH_BYTES_MAX
 """A member may run ahead of anti-entropy by a few seconds of full batches."""
@@ -37,9 +38,9 @@ class Parking:
     def __len__(self) -> int:
         return len(self._parked)
 
-    def has_waiting(self, unwanted: Collection[int]) -> bool:
-        """True when a batch waits that another than the `unwanted` members signed."""
-        return any(parked.batch.header.member not in unwanted for parked in self._parked.values())
+    def has_waiting(self, unwanted: Collection[LogName]) -> bool:
+        """True when a batch of another than the `unwanted` logs waits."""
+        return any(get_log_name(parked.batch.header) not in unwanted for parked in self._parked.values())
 
     def park(self, batch: Batch, missing: list[bytes], peer: str) -> None:
         """Keep the batch until the first of `missing` comes; the member's oldest make room for it."""

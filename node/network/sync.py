@@ -33,7 +33,7 @@ from protocol.messages import (
     encode_pull,
     get_heads,
 )
-from protocol.replica import Replica
+from protocol.replica import LogName, Replica
 
 log = logging.getLogger("allmende.sync")
 
@@ -65,9 +65,9 @@ class Synchronizer:
         transport: Transport,
         read_batch: Callable[[bytes], bytes | None],
         ingest: Ingest,
-        list_ignored_logs: Callable[[], Collection[int]] = frozenset,
+        list_ignored_logs: Callable[[], Collection[LogName]] = frozenset,
     ) -> None:
-        """`list_ignored_logs` names members whose further batches are not wanted."""
+        """`list_ignored_logs` names logs of which no further batches are wanted."""
         self._replica = replica
         self._transport = transport
         self._read_batch = read_batch

@@ -212,7 +212,7 @@ def balance(home: Path, node_url: str | None, verify: bool, as_json: bool) -> No
 
     With --verify the wallet trusts no node: members of a quorum certified the state in which your balance stands.
     """
-    from node.wallet.suspended import list_suspensions
+    from node.wallet.stopped import list_stops
     from node.wallet.wallet import Wallet
 
     with Wallet.open(home, node_url) as wallet:
@@ -250,7 +250,7 @@ def balance(home: Path, node_url: str | None, verify: bool, as_json: bool) -> No
             ],
             "node": wallet.node_url,
         }
-        lines = [*_iterate_balance(wallet, document, account.epoch, lots), *list_suspensions(account)]
+        lines = [*_iterate_balance(wallet, document, account.epoch, lots), *list_stops(account)]
         emit(document, lines, as_json)
 
 

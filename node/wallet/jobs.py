@@ -31,7 +31,7 @@ from node.wallet.lots import Lot, choose_lots, read_lots
 from node.wallet.offers import PricedOffer, make_request, price_offers, read_offers
 from node.wallet.payments import spend
 from node.wallet.sending import read_account, submit_entry
-from node.wallet.suspended import check_not_suspended
+from node.wallet.stopped import check_not_stopped
 from protocol.conversation import (
     Message,
     Quoted,
@@ -90,7 +90,7 @@ def plan_job(wallet: Wallet, spec: JobSpec) -> JobPlan:
 
 def choose_draws(wallet: Wallet, spec: JobSpec, amount: int, account: api.Account) -> tuple[tuple[Lot, int], ...]:
     """The lots to put aside: only those whose program allows this class of job, and the named program's if any."""
-    check_not_suspended(account)
+    check_not_stopped(account)
     programs = {program.id: program for program in wallet.client.get_programs()}
 
     def is_usable(lot: Lot) -> bool:

@@ -14,7 +14,7 @@ from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
 from node.errors import Unreachable, UserError
 from node.wallet.journal import Entry, State
-from node.wallet.suspended import list_suspensions
+from node.wallet.stopped import list_stops
 from node.wallet.verify import verify_final
 from protocol.errors import WAITING_REASONS, InvalidInput, Reason, Rejected
 from protocol.receipts import VerifiedReceipt, verify_receipt
@@ -233,7 +233,7 @@ def _handle_refusal(wallet: Wallet, entry: Entry, rejection: Rejected) -> Outcom
     reason = rejection.reason.name.lower().replace("_", " ")
     refusal = f"{reason}: {rejection.detail}" if rejection.detail else reason
     if rejection.reason is Reason.SUSPENDED:
-        refusal = "; ".join([refusal, *list_suspensions(wallet.client.get_account(wallet.address))])
+        refusal = "; ".join([refusal, *list_stops(wallet.client.get_account(wallet.address))])
     is_contested, is_waiting = rejection.reason is Reason.SLOT_CONTESTED, rejection.reason in WAITING_REASONS
     return Outcome(reread(wallet, entry), None, refusal, is_contested, is_waiting)
 

@@ -18,11 +18,11 @@ from node.web.costly import CostlyView
 from protocol.attempts import FIRST_ROUND
 from protocol.charter import find_member
 from protocol.identifiers import Slot
-from protocol.ledger import HoldPhase, HoldState, ProgramState
 from protocol.messages import compute_frontier_digest
 from protocol.records import Kind, Record, ScopeKind, Settle, Suspend, account_scope, hold_scope
 from protocol.rules import find_turn
 from protocol.statements import UnlockRequest, encode_signed, is_signed_by_writer
+from protocol.states import HoldPhase, HoldState, ProgramState
 
 JOBS_MAX = 500
 """Newest jobs in one list."""
@@ -121,6 +121,7 @@ class LedgerViews:
             charter_version=replica.version,
             notice=member.signing.find_obstacle() or "",
             bytes_received=bytes_received,
+            frozen=len(self._ledger.frozen),
             evidence=[evidence.text for evidence in self.list_evidence()],
         )
 
@@ -189,6 +190,8 @@ class LedgerViews:
             ],
             key=ledger.get_key(account),
             suspensions=self._describe_suspensions(account),
+            is_frozen=scope in ledger.frozen,
+            overdraft_millicredits=sum(ledger.overdrafts.get(account, {}).values()),
             pending=[
                 name_record(record.id)
                 for record in (*self._list_open_records(scope), *self._member.submissions.list_of(account))

@@ -75,7 +75,7 @@ async def test_what_a_member_says_after_it_was_removed_has_no_effect(cast, membe
     for member in four:
         assert await member.ingest([late.encoded], "peer") == 0
     assert list_roots(four) == before
-    assert four[0].arrivals.list_ignored_logs() == {2}
+    assert four[0].arrivals.list_ignored_logs() == {(2, 0)}
 
 
 async def test_vote_keys_change_with_the_version_and_the_old_ones_are_gone(cast, members):

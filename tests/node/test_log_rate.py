@@ -129,10 +129,10 @@ async def test_history_counts_so_that_a_log_cannot_grow_at_each_replica_in_turn(
 async def test_a_log_that_may_not_grow_is_not_fetched_until_it_may(watched):
     flood = watched.make_log(FLOODER, 100)
     await watched.take_in(flood)
-    assert FLOODER in watched.member.list_ignored_logs()
+    assert (FLOODER, 0) in watched.member.list_ignored_logs()
     watched.now += 1
     watched.member.log_rates.release(watched.now)
-    assert FLOODER not in watched.member.list_ignored_logs()
+    assert watched.member.list_ignored_logs() == frozenset()
 
 
 async def test_gossip_of_a_log_that_may_not_grow_is_not_passed_on(watched):

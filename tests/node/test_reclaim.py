@@ -10,8 +10,8 @@ from node.running_clock import RunningClock
 from node.storage.store import Store
 from node.vote_keys import VoteKeys
 from protocol.errors import Reason, Rejected
-from protocol.ledger import HoldPhase
 from protocol.records import Draw, Lot, account_scope
+from protocol.states import HoldPhase
 from scripts.benchmarks.federation_in_memory import exchange, make_final
 from tests.strategies import Federation, make_economy, make_key
 

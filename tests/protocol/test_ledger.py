@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from protocol.credits import AMOUNT_MAX
 from protocol.identifiers import Tag
-from protocol.ledger import HoldPhase, Ledger
+from protocol.ledger import Ledger
 from protocol.merkle import compute_set_root
 from protocol.records import FREE_LOT, Draw, Lot, Output, Record
 from protocol.rules import Circumstances, check_record
+from protocol.states import HoldPhase
 from tests.oracles import NaiveFold
 from tests.strategies import (
     GRANTED,

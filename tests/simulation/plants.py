@@ -166,10 +166,10 @@ def fold_checks_current_keys() -> list[Patch]:
     take_applicable = Ledger._take_applicable
 
     def take(ledger: Ledger, scope: bytes) -> Record | None:
-        record = ledger._waiting.get(scope, {}).get(ledger.get_next_sequence(scope))
         try:
-            if record is not None:
-                check_writer(record, ledger)
+            for record in ledger._waiting.get(scope, {}).values():
+                if record.sequence == ledger.get_next_sequence(scope):
+                    check_writer(record, ledger)
         except Rejected:
             return None
         return take_applicable(ledger, scope)

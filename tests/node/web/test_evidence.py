@@ -14,13 +14,12 @@ from node.config import encode_json
 from protocol.batches import LogPosition, build_batch
 from protocol.equivocation import EvidenceKind
 from protocol.evidence import verify_evidence
-from protocol.statements import VoteBatch
+from protocol.statements import CommitBatch, VoteBatch
 from tests.node.web.conftest import make_key, public
 
 
-@pytest.fixture
-async def betrayed(funded):
-    """The member's key votes elsewhere for two payments of one person in one slot, and the node hears of it."""
+async def betray(funded, *statements):
+    """The member's key speaks elsewhere of two payments of one person in one slot, and the node hears of it."""
     federation = funded.federation
     log = funded.member.replica.get_log((1, 0))
     rivals = [federation.sign_payment(0, b"", amount) for amount in (1, 2)]
@@ -32,10 +31,15 @@ async def betrayed(funded):
         seen=(),
         time_ms=0,
         records=rivals,
-        statements=[VoteBatch(b"", 0)],
+        statements=statements,
     )
     assert await funded.member.ingest([batch.encoded], "peer") == 1
     return funded
+
+
+@pytest.fixture
+async def betrayed(funded):
+    return await betray(funded, VoteBatch(b"", 0))
 
 
 @pytest.fixture
@@ -62,6 +66,17 @@ def allmende(capsys):
 async def test_a_node_without_contradictions_lists_none(funded):
     assert await funded.call("get_evidence") == []
     assert (await funded.call("get_status")).evidence == []
+
+
+async def test_two_finals_in_a_slot_freeze_the_account_and_everybody_can_see_it(funded, allmende):
+    await betray(funded, VoteBatch(b"", 0), CommitBatch(b"", 0))
+    person = encode_address(Kind.ACCOUNT, funded.federation.person)
+    assert (await funded.call("get_account", person)).is_frozen
+    assert (await funded.call("get_status")).frozen == 1
+    assert "finals" in [evidence.kind for evidence in await funded.call("get_evidence")]
+    status, said = await allmende("node", "status", "--url", funded.url)
+    assert status == 0
+    assert "Frozen    1 of all accounts" in said
 
 
 async def test_a_node_lists_what_its_batches_prove(betrayed):

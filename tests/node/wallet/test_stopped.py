@@ -1,4 +1,5 @@
-"""An account that a member has stopped: its owner reads why and where to turn, and signs nothing in vain."""
+"""An account that a member has stopped, or that is frozen: its owner reads why and where to turn, and signs nothing in
+vain."""
 
 from __future__ import annotations
 
@@ -42,6 +43,14 @@ def test_a_payment_is_refused_with_the_appeal_before_it_is_signed(wallet, fund, 
     suspend()
     assert run(["wallet", "send", receiver, "1", "-y", "--home", str(wallet.home)]) == 4
     assert "appeal: board@x.org" in capsys.readouterr().err
+    assert wallet.journal.history() == []
+
+
+def test_a_frozen_account_signs_nothing_and_says_why(wallet, node, fund, receiver, capsys):
+    fund(wallet, 1000)
+    node.overrides["is_frozen"] = True
+    assert run(["wallet", "send", receiver, "1", "-y", "--home", str(wallet.home)]) == 4
+    assert "two records became final in one of its slots" in capsys.readouterr().err
     assert wallet.journal.history() == []
 
 
