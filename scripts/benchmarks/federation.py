@@ -50,13 +50,13 @@ def measure() -> dict[str, object]:
     cast = Cast(4, PEOPLE)
     with tempfile.TemporaryDirectory() as folder, LocalFederation(Path(folder), cast) as federation:
         for group in cast.make_setup():
-            _run_clients(federation, [group[start::CLIENTS] for start in range(min(CLIENTS, len(group)))])
+            run_clients(federation, [group[start::CLIENTS] for start in range(min(CLIENTS, len(group)))])
         quiet = _pay(federation, 1, [p for _ in range(SINGLE_PAYMENTS) for p in cast.make_payments_of([0])])
         shares = [
             [p for _ in range(ROUNDS) for p in cast.make_payments_of(range(c, PEOPLE, CLIENTS))] for c in range(CLIENTS)
         ]
         started = time.perf_counter()
-        busy = _run_clients(federation, shares)
+        busy = run_clients(federation, shares)
         seconds = time.perf_counter() - started
         federation.wait_equal()
     loaded = _percentiles(busy)
@@ -74,7 +74,7 @@ def measure() -> dict[str, object]:
     }
 
 
-def _run_clients(federation: LocalFederation, shares: Sequence[Sequence[Record]]) -> list[float]:
+def run_clients(federation: LocalFederation, shares: Sequence[Sequence[Record]]) -> list[float]:
     """One client for each share, spread over the nodes; all latencies."""
     count = len(federation.numbers)
     with ThreadPoolExecutor(len(shares)) as pool:
