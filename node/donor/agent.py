@@ -17,7 +17,7 @@ from node import api
 from node.addresses import Kind, decode_address, encode_address
 from node.donor.executors.executor import Executor
 from node.donor.job import JobRun
-from node.donor.job_file import SETTLED, JobDocument, JobFile
+from node.donor.job_file import JobDocument, JobFile
 from node.donor.post import NodeLink, Post
 from node.donor.runtimes import Runtime
 from node.donor.settings import DonorHome, Score, Settings
@@ -114,7 +114,7 @@ class Agent:
         await self._executor.sweep()
         async with trio.open_nursery() as nursery:
             for job in JobFile.load_all(self.home.jobs):
-                if job.document.state != SETTLED:
+                if not job.document.is_over:
                     self._take_up(job, nursery)
             nursery.start_soon(self._publish_offers)
             nursery.start_soon(self._serve_inbox, nursery)

@@ -18,7 +18,7 @@ from node.donor.executors.executor import JobCommand, JobHandle, JobNotStarted, 
 from node.donor.job_file import JobFile
 from node.donor.meter import Meter
 from node.donor.outputs import fetch_inputs, hand_over_outputs, read_script
-from node.donor.settling import is_settled, settle
+from node.donor.settling import settle
 from node.donor.workshop import Workshop
 from node.errors import UserError
 from protocol.conversation import (
@@ -335,10 +335,10 @@ class JobRun:
                 await self._wait_until(
                     lambda: self.meter.is_paid_up and bool(self._decode_receipt(document.receipt).meter_signature)
                 )
-        if not is_settled(self.job):
+        if not document.is_over:
             await settle(self.shop, self.job)
         await self.line.say(Settled(document.settle_receipt), END_PATIENCE_SECONDS)
-        log.info("job %s: settled", document.conversation[:8])
+        log.info("job %s: %s", document.conversation[:8], document.state.lower())
 
     async def _wait_until(self, holds: Callable[[], bool]) -> None:
         while not holds():

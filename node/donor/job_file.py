@@ -17,6 +17,8 @@ from protocol.metering import END_STATES, JobState, Tick, Voucher, decode_tick
 
 DOCUMENT_NAME = "job.json"
 SETTLED = "SETTLED"
+RECLAIMED = "RECLAIMED"
+"""The payer took everything back: the settlement came too late."""
 
 
 class JobDocument(msgspec.Struct):
@@ -44,13 +46,19 @@ class JobDocument(msgspec.Struct):
     """The job receipt, with the payer's signature once it came."""
     amount_due: int = 0
     settle: bytes = b""
-    """The settle record as it was signed: whenever it must be sent again, these bytes are."""
+    """The settle record as it was signed last: whenever it must be sent again, these bytes are."""
     settle_receipt: bytes = b""
+    """Of the record that ended the hold: a settle, or the payer's reclaim."""
 
     @property
     def is_ended(self) -> bool:
         """True when the job does not run any more and will not again."""
-        return self.state in END_STATES or self.state == SETTLED
+        return self.state in END_STATES or self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        """True when the hold has ended, as a receipt proves."""
+        return bool(self.settle_receipt)
 
     def list_ticks(self) -> list[Tick]:
         """Every tick, in order."""

@@ -102,8 +102,8 @@ def _iterate_end(wallet: Wallet, job: WalletJob, done: Reclaimed) -> Iterator[st
         "WAITING": f"Asked for. Not yet: {left} seconds of the members' running time are left in which the donor may "
         f"settle; {again} then.",
         "SENT": f"On its way: some members count less running time than the node; {again} in a moment.",
-        "CONTESTED": "The donor has signed a settlement for the same slot, and neither is final yet; this wallet does "
-        f"not take its turn at the slot by itself: {again} later to see how it ended.",
+        "CONTESTED": "The donor has signed a settlement of the same job, and neither is final yet. Both have turns to "
+        f"decide it: {again}, it goes on.",
         "RECLAIMED": f"Reclaimed: {format_credits(amount)} credits are back.",
         "SETTLED": f"The donor has settled: {format_credits(max(0, job.paid))} credits paid, "
         f"{format_credits(amount - max(0, job.paid))} came back.",

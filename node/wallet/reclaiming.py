@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
 from node.errors import Refused, Unreachable, UserError
+from node.hold_slots import PAYER, HoldSlot
 from node.wallet.job_ends import look_for_end, take_end
 from node.wallet.job_records import WalletJob, find_signed
 from node.wallet.journal import Entry
@@ -25,8 +26,10 @@ from protocol.records import (
     Kind,
     Reclaim,
     ReclaimRequest,
+    Record,
     RecordDraft,
     account_scope,
+    decode_record,
     hold_scope,
     sign_record,
 )
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from node.wallet.wallet import Wallet
 
 POLL_SECONDS = 5.0
+TURN_WAIT_SECONDS = 10
+"""How long a turn waits for promises, and for its record to become final."""
 
 
 class ReclaimState(StrEnum):
@@ -47,7 +52,7 @@ class ReclaimState(StrEnum):
     SENT = "SENT"
     """The reclaim is signed and on its way; some members may count less running time than the node."""
     CONTESTED = "CONTESTED"
-    """Payee and payer both signed for the slot, and neither record has a quorum yet."""
+    """Payee and payer both signed for the slot, and neither record has a quorum yet; each has its turns to free it."""
     RECLAIMED = "RECLAIMED"
     SETTLED = "SETTLED"
 
@@ -88,7 +93,9 @@ def reclaim_job(
         remaining = deadline - time.monotonic()
         if left == 0:
             entry = _sign_reclaim(wallet, key, job, request)
-            return Reclaimed(_send(wallet, job, entry, max(0.0, remaining)), None, lost)
+            state = _send(wallet, job, entry, max(0.0, remaining / 2))
+            is_over = job.is_over or _take_turns(wallet, key, job, entry, deadline)
+            return Reclaimed(ReclaimState(job.state) if is_over else state, None, lost)
         if remaining < (left or 0) or remaining <= 0:
             return Reclaimed(ReclaimState.WAITING, left, lost)
         time.sleep(min(left or 1, remaining, POLL_SECONDS))
@@ -145,3 +152,22 @@ def _send(wallet: Wallet, job: WalletJob, entry: Entry, wait_seconds: float) -> 
     if outcome.refusal and not outcome.is_waiting:
         raise Refused(f"{wallet.node_url} refused it: {outcome.refusal}")
     return ReclaimState.SENT
+
+
+def _take_turns(wallet: Wallet, key: Ed25519PrivateKey, job: WalletJob, entry: Entry, deadline: float) -> bool:
+    """Free the hold's slot, which the donor may claim, too, whenever the members give the payer a turn; True when the
+    hold has ended."""
+
+    def keep(record: Record, attempt: int) -> None:
+        wallet.journal.add(*record.slot, record.id, record.encoded, entry.purpose, attempt=attempt)
+
+    record = decode_record(wallet.federation, entry.record)
+    slot = HoldSlot(wallet.federation, PAYER, record, key, keep)
+    while (left := deadline - time.monotonic()) > 0 and not look_for_end(wallet, job):
+        with wallet.lock():
+            receipt = slot.take_turn(wallet.client, wallet.compute_epoch(), int(min(left, TURN_WAIT_SECONDS)))
+        if receipt is not None:
+            take_end(wallet, job, receipt)
+        else:
+            time.sleep(min(left, POLL_SECONDS))
+    return job.is_over

@@ -39,12 +39,13 @@ from protocol.records import (
     account_scope,
     decode_record,
     has_valid_signatures,
+    hold_scope,
     person_scope,
     sign_record,
 )
 from protocol.replica import Replica
 from protocol.rules import Circumstances, check_record
-from protocol.statements import CommitBatch, VoteBatch
+from protocol.statements import CommitBatch, VoteBatch, decode_slot_proposal, decode_unlock_request
 
 WORDS = " ".join(["abandon"] * 23 + ["art"])
 
@@ -78,6 +79,7 @@ class FakeNode:
         self.posted = 0
         self.blobs = {}
         self.offers = {}
+        self.proposals = []
         self.on_submit = lambda record: None
 
     # what the test does
@@ -89,10 +91,10 @@ class FakeNode:
     def get_provable(self, batch_id):
         return ProvableBatch(self.batches[batch_id])
 
-    def make_final(self, record):
+    def make_final(self, record, ripe=()):
         if self.replica.locate(record.id) is None:
             assert has_valid_signatures(record)
-            check_record(record, self.replica.ledger, Circumstances(range(self.epoch, self.epoch + 1)))
+            check_record(record, self.replica.ledger, Circumstances(range(self.epoch, self.epoch + 1), 0, ripe))
             batch = build_batch(
                 self.charter,
                 self.vote_key,
@@ -213,6 +215,23 @@ class FakeNode:
             return None
         receipt = build_receipt(self.replica, record_id, self.get_provable)
         return api.Record(address, "", 1, "", 0, "applied", {}, b"", receipt)
+
+    def get_job(self, hold_id):
+        hold = decode_address(AddressKind.RECORD, hold_id)
+        head = self.replica.ledger.heads.get(hold_scope(hold))
+        state = self.replica.ledger.holds[hold]
+        ended_by = encode_address(AddressKind.RECORD, head.record) if head else None
+        return api.Job(hold_id, "", "", "", 1, state.amount, state.paid, "HELD", "", None, ended_by)
+
+    def post_unlock(self, request, wait=0):
+        attempt = decode_unlock_request(request).attempt
+        return api.Promises(0, attempt, False, True, [api.SlotPromise(self.last.prev, 1, None, 0, 0)], [])
+
+    def post_proposal(self, proposal, record, wait=0):
+        self.proposals.append(decode_slot_proposal(proposal))
+        with self.changed:
+            receipt = self.make_final(decode_record(self.charter.federation, record))
+        return api.Submitted("", "applied", receipt)
 
     def put_offer(self, encoded):
         offer = decode_offer(self.charter, encoded)

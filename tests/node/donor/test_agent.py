@@ -18,8 +18,19 @@ from node.wallet.job_records import load_job
 from node.wallet.job_spec import read_job_file
 from node.wallet.jobs import hold_job, open_job, plan_job, start_job
 from protocol.conversation import Cancel
+from protocol.errors import Reason, Rejected
 from protocol.metering import JobState
 from protocol.receipts import verify_receipt
+from protocol.records import (
+    Kind,
+    Reclaim,
+    ReclaimRequest,
+    RecordDraft,
+    ScopeKind,
+    account_scope,
+    decode_record,
+    sign_record,
+)
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
 
@@ -143,6 +154,47 @@ async def test_a_settlement_that_was_signed_before_a_crash_is_sent_again_byte_fo
         await run_in_thread(follower.join)
     assert payer.job.state == "SETTLED"
     assert len(set(seen)) == 1
+
+
+async def test_a_settlement_whose_slot_the_payer_claims_too_is_proposed_in_the_donors_turn(
+    fake_node, donor_home, payer, write_job, start_agent
+):
+    def contest(record):
+        if record.scope[0] == ScopeKind.HOLD:
+            raise Rejected(Reason.SLOT_CONTESTED, "this member voted for another record in that slot")
+
+    fake_node.on_submit = contest
+    async with start_agent():
+        await run_in_thread(payer.run, write_job("true"))
+    (proposal,) = fake_node.proposals
+    (job,) = JobFile.load_all(donor_home.jobs)
+    assert proposal.record == decode_record(fake_node.charter.federation, job.document.settle).id
+    assert job.document.state == payer.job.state == "SETTLED"
+
+
+async def test_a_hold_that_its_payer_took_back_ends_the_job_unpaid(
+    fake_node, donor_home, payer, write_job, donor_account, person_key, start_agent
+):
+    def take_back(settle):
+        if settle.scope[0] != ScopeKind.HOLD:
+            return
+        wallet, head = payer.wallet, fake_node.replica.ledger.heads[account_scope(payer.wallet.account)]
+        signers = (person_key.public_key().public_bytes_raw(),)
+        place = (account_scope(wallet.account), head.sequence + 1, head.record)
+        request = RecordDraft(Kind.RECLAIM_REQUEST, 1, *place, ReclaimRequest(settle.account), signers)
+        asked = sign_record(wallet.federation, request, [person_key])
+        fake_node.make_final(asked)
+        reclaim = RecordDraft(Kind.RECLAIM, 1, settle.scope, 0, b"", Reclaim(asked.id), signers)
+        fake_node.make_final(sign_record(wallet.federation, reclaim, [person_key]), ripe=[asked.id])
+        raise Rejected(Reason.SLOT_TAKEN, "slot 0 has a final record already")
+
+    fake_node.on_submit = take_back
+    async with start_agent():
+        await run_in_thread(payer.run, write_job("true"))
+    (job,) = JobFile.load_all(donor_home.jobs)
+    assert job.document.state == payer.job.state == "RECLAIMED"
+    assert fake_node.get_balance(payer.wallet.account) == FUNDS
+    assert fake_node.get_balance(donor_account) == 0
 
 
 async def test_a_payer_who_falls_silent_stops_the_job(

@@ -77,6 +77,7 @@ class Federation:
         self.lock = threading.Lock()
         self.requests = {}
         self.grace_is_over = False
+        self.running_seconds = 0
 
     @property
     def epochs(self):
@@ -85,7 +86,7 @@ class Federation:
     @property
     def circumstances(self):
         ripe = self.replica.ledger.requests if self.grace_is_over else ()
-        return Circumstances(self.epochs, 0, ripe)
+        return Circumstances(self.epochs, self.running_seconds, ripe)
 
     def compute_seconds_left(self, request):
         if request not in self.replica.ledger.requests:

@@ -47,12 +47,17 @@ def end_grace(federation):
         federation.grace_is_over = True
 
 
-def settle(federation, wallet, job, amount):
-    """The donor's settlement, with a voucher for this amount, made final."""
+def sign_settle(wallet, job, amount):
+    """The donor's settlement, with a voucher for this amount."""
     voucher = sign_voucher(wallet.federation, job.meter_key, job.hold, 1, amount)
     body = Settle(1, amount, voucher.signature, NONE, 0, NONE)
     draft = RecordDraft(Kind.SETTLE, 1, hold_scope(job.hold), 0, NONE, body, (DONOR_PUBLIC,))
-    record = sign_record(wallet.federation, draft, [DONOR])
+    return sign_record(wallet.federation, draft, [DONOR])
+
+
+def settle(federation, wallet, job, amount):
+    """The settlement, made final."""
+    record = sign_settle(wallet, job, amount)
     with federation.lock:
         federation.submit(record.encoded)
         assert federation.receipt(record.id)
@@ -125,6 +130,26 @@ def test_what_may_still_become_final_is_kept_and_sent_again(wallet, node, federa
     assert reclaim().state == state
     node.fault = lambda method, path: None
     assert reclaim().state == ReclaimState.RECLAIMED
+
+
+def test_a_slot_that_the_donor_claims_too_is_freed_in_the_payers_turn(
+    wallet, node, federation, running, reclaim, monkeypatch
+):
+    reclaim()
+    end_grace(federation)
+    with federation.lock:
+        federation.say_all(unvoted=[sign_settle(wallet, running, 1000)])
+
+    def pass_time(seconds):
+        with federation.lock:
+            federation.running_seconds += 1
+
+    monkeypatch.setattr(time, "sleep", pass_time)
+    node.fault = lambda method, path: (409, "SLOT_CONTESTED") if (method, path) == ("POST", "records") else None
+    assert reclaim(20).state == ReclaimState.RECLAIMED
+    assert federation.running_seconds >= 20, "the donor's turn comes first"
+    assert len(node.proposals) == 1
+    assert read_account(wallet).millicredits == FUNDS
 
 
 def test_another_machine_of_the_wallet_may_have_asked(wallet, federation, running, reclaim, monkeypatch):
