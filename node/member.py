@@ -89,7 +89,9 @@ class LedgerMember:
         """Called when another charter version is known or in force."""
         self._clock = clock
         self.arrivals = Arrivals(self.replica, self._admit_by_rate, self._note_missing_past)
-        self.unlocking = Unlocking(self.voter, self.signing.check, self.compute_circumstances, self._tell_news)
+        self.unlocking = Unlocking(
+            self.voter, self.signing.check, self.compute_circumstances, self.submissions.count_in, self._tell_news
+        )
         self._approved = set(store.get_marks(MarkKind.APPROVED))
         self._judged_at = (self.compute_open_epochs(), self.running_clock.ripe_requests)
         self._unseen = {head for name, heads in self.replica.heads.items() if name[0] != number for head in heads}

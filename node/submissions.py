@@ -10,6 +10,7 @@ from collections import Counter, OrderedDict
 from typing import NamedTuple
 
 from node.errors import UserError
+from node.owner_rates import PER_MINUTE, OwnerRates
 from protocol.causes import get_outgoing
 from protocol.errors import WAITING_REASONS, Reason, Rejected
 from protocol.limits import BATCH_BYTES_MAX, RECORDS_PER_BATCH_MAX
@@ -47,6 +48,7 @@ class Submissions:
         self._voter = voter
         self._queue: OrderedDict[bytes, Submission] = OrderedDict()
         self._queued_of: Counter[bytes] = Counter()
+        self._owner_rates = OwnerRates()
         self._rejections: OrderedDict[bytes, Rejected] = OrderedDict()
         self._newly_rejected: list[bytes] = []
         self.has_ready = False
@@ -81,9 +83,15 @@ class Submissions:
             raise Busy("too many records of this account wait already: send them one after the other")
         if len(self._queue) >= SUBMISSIONS_MAX:
             raise Busy("this node is busy: send the same record again in a moment")
+        self.count_in(record.scope, circumstances)
         self._rejections.pop(record.id, None)
         self._queue[record.id] = Submission(record, now + WAITING_SECONDS_MAX)
         self._queued_of[record.scope] += 1
+
+    def count_in(self, scope: bytes, circumstances: Circumstances) -> None:
+        """Count what an owner hands in, once it is known to be the owner's. Raises: Busy when it is too often."""
+        if not self._owner_rates.may_hand_in(self._voter.replica.charter, scope, circumstances.running_seconds):
+            raise Busy(f"this account hands in more than {PER_MINUTE} records a minute: wait a moment, then go on")
 
     def take(
         self, circumstances: Circumstances, now: float, bytes_used: int = 0, records_used: int = 0

@@ -54,14 +54,16 @@ class Unlocking:
         voter: Voter,
         check_signing: Callable[[], None],
         compute_circumstances: Callable[[], Circumstances],
+        count_in: Callable[[bytes, Circumstances], None],
         tell_news: Callable[[], None],
     ) -> None:
-        """`check_signing` raises UserError while this node signs nothing; `tell_news` is called when there is
-        something to say."""
+        """`check_signing` raises UserError while this node signs nothing, `count_in` raises Busy when it is asked too
+        often about a scope; `tell_news` is called when there is something to say."""
         self._voter = voter
         self._replica = voter.replica
         self._check_signing = check_signing
         self._compute_circumstances = compute_circumstances
+        self._count_in = count_in
         self._tell_news = tell_news
         self._wishes: dict[bytes, Wish] = {}
         self._has_batch = trio.Event()
@@ -104,7 +106,9 @@ class Unlocking:
 
     def _add(self, wish: Wish) -> None:
         self._check_room(len(self._wishes))
-        self._check(wish, self._compute_circumstances())
+        circumstances = self._compute_circumstances()
+        self._check(wish, circumstances)
+        self._count_in(wish.signed.scope, circumstances)
         self._wishes[encode_signed(wish.signed)] = wish
         self._tell_news()
 
