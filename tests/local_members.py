@@ -113,8 +113,8 @@ class LocalMember(Gathering):
         return admission
 
     def judge_all(self) -> None:
-        """Judge every open record once more."""
-        for introduction in self.replica.get_open_introductions():
+        """Judge every open record once more, in an order that does not tell which came first."""
+        for introduction in sorted(self.replica.get_open_introductions(), key=lambda each: each.batch):
             self._judge(self.batches[introduction.batch])
 
     def _judge(self, batch: Batch) -> None:

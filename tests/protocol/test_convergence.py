@@ -38,9 +38,10 @@ from tests.oracles import NaiveFold
 from tests.strategies import SEEDS, Federation, make_economy, make_federation, make_id
 
 WEIGHTS = ((1, 1, 1, 1), (1, 1, 1, 1), (2, 2, 2, 1), (1, 1, 1, 1, 1))
-"""The faulty member's weight never exceeds W - q."""
+"""One faulty member's weight never exceeds W - q."""
 
 CASES = 1000
+CASES_OF_TOO_MANY = 300
 covered: Counter[str] = Counter()
 """What the generated cases held, so that the last test can tell that they were not empty."""
 
@@ -50,18 +51,21 @@ class Case(NamedTuple):
 
     federation: Federation
     batches: list[Batch]
+    faulty: int = 0
+    """A member that contradicts itself."""
 
 
 class Schedule:
-    """A random run of one federation with one faulty member."""
+    """A random run of one federation with one faulty member, or several that work together."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, faulty_count: int = 1) -> None:
         self.random = Random(seed)
         self.federation = make_federation(self.random.choice(WEIGHTS))
         self.economy = make_economy(self.federation)
-        self.faulty = self.random.choice(self.federation.numbers)
+        self.faulty, *self.accomplices = self.random.sample(self.federation.numbers, faulty_count)
         self.batches: dict[bytes, Batch] = {}
-        self.members = [LocalMember(self.federation, n) for n in self.federation.numbers if n != self.faulty]
+        correct = [n for n in self.federation.numbers if n not in (self.faulty, *self.accomplices)]
+        self.members = [LocalMember(self.federation, number) for number in correct]
         self.records: list[Record] = []
         for batch in make_prefix(self.federation):
             self.spread(batch, 100)
@@ -80,12 +84,12 @@ class Schedule:
         ledger = self.random.choice(self.members).replica.ledger
         head = ledger.heads.get(scope)
         sequence, prev = (head.sequence + 1, head.record) if head else (0, b"")
-        for _ in range(self.random.choice((1, 1, 2))):
+        for member in self.random.sample(self.members, self.random.choice((1, 1, 2))):
             outputs = [Output(payee.account, *self.economy.lot, self.random.randint(1, 600))]
             record = self.federation.transfer(payer, outputs, sequence=sequence, prev=prev)
             self.records.append(record)
             try:
-                self.random.choice(self.members).submit(record)
+                member.submit(record)
             except Rejected:
                 continue
 
@@ -101,16 +105,34 @@ class Schedule:
         for batch in some:
             self.random.choice(self.members).receive(batch)
 
+    def collude(self) -> None:
+        """All faulty members tell each correct one apart that they vote for and commit to what it introduces."""
+        for member in self.members:
+            introduced = member.speak()
+            if introduced is None or not introduced.records:
+                continue
+            self.spread(introduced, 0)
+            said: list[Statement] = [VoteBatch(introduced.id, 0), CommitBatch(introduced.id, 0)]
+            for number in (self.faulty, *self.accomplices):
+                own = [batch for batch in member.batches.values() if batch.header.member == number]
+                told = self.federation.batch(number, after=own[-1] if own else None, statements=said)
+                self.spread(told, 0)
+                member.receive(told)
+            committed = member.speak()
+            if committed is not None:
+                self.spread(committed, 0)
+
     def lie(self) -> None:
-        """The faulty member signs whatever it likes, after any batch of its log."""
-        own = [batch for batch in self.batches.values() if batch.header.member == self.faulty]
-        others = [batch for batch in self.batches.values() if batch.header.member != self.faulty]
+        """A faulty member signs whatever it likes, after any batch of its log."""
+        liar = self.random.choice([self.faulty, *self.accomplices])
+        own = [batch for batch in self.batches.values() if batch.header.member == liar]
+        others = [batch for batch in self.batches.values() if batch.header.member != liar]
         after = self.random.choice([*own[-2:], *own[-1:]]) if own else None
         records = [self.twist(r) for r in self.random.sample(self.records, min(len(self.records), 2))]
         records = records if self.random.random() < 0.5 else []
         statements = [self.say_anything() for _ in range(self.random.randint(1, 4))]
         batch = self.federation.batch(
-            self.faulty,
+            liar,
             after=after,
             seen=self.random.sample(others, min(len(others), self.random.randint(0, 2))),
             records=list({record.id: record for record in records}.values()),
@@ -173,8 +195,9 @@ class Schedule:
 
     def run(self) -> None:
         """Some steps, then in most cases everybody hears everything and answers."""
+        wrongs = (self.lie, self.collude, self.collude) if self.accomplices else (self.lie,)
         for _ in range(self.random.randint(5, 25)):
-            self.random.choice((self.pay, self.speak, self.speak, self.deliver, self.lie))()
+            self.random.choice((self.pay, self.speak, self.speak, self.deliver, *wrongs))()
         for _ in range(self.random.choice((0, 2, 4))):
             for batch in list(self.batches.values()):
                 self.spread(batch, 100)
@@ -182,11 +205,11 @@ class Schedule:
             self.speak()
 
 
-def build_case(seed: int) -> Case:
+def build_case(seed: int, faulty_count: int = 1) -> Case:
     """The batches of a random run; all of one seed are the same."""
-    schedule = Schedule(seed)
+    schedule = Schedule(seed, faulty_count)
     schedule.run()
-    return Case(schedule.federation, list(schedule.batches.values()))
+    return Case(schedule.federation, list(schedule.batches.values()), schedule.faulty)
 
 
 def check_never_wrong(gathering: Gathering) -> None:
@@ -244,6 +267,25 @@ def test_any_order_any_repetition_and_any_merge_tree_give_one_state(seed):
     covered["open records"] += bool(in_order.replica.get_open_introductions())
     covered["repeated records"] += bool(in_order.replica._repeated)
     covered["contested slots"] += has_contested_slot(in_order)
+
+
+@settings(max_examples=CASES_OF_TOO_MANY)
+@given(SEEDS)
+def test_replicas_agree_even_when_more_are_faulty_than_the_quorum_tolerates(seed):
+    case = build_case(seed, faulty_count=2)
+    random = Random(seed)
+    in_order = gather(case, case.batches)
+    shuffled = gather(case, random.sample(case.batches, len(case.batches)))
+    for other in (shuffled, merge_tree(case, random)):
+        assert sorted(other.replica.compute_facts()) == sorted(in_order.replica.compute_facts())
+        assert other.replica.is_outnumbered == in_order.replica.is_outnumbered
+    NaiveFold(case.federation.charter, in_order.collect_final_records()).check_equals(in_order.replica.ledger)
+    covered["two finals"] += bool(in_order.replica.ledger.frozen)
+    covered["outnumbered"] += in_order.replica.is_outnumbered
+
+
+def test_the_cases_of_too_many_faulty_were_rich():
+    assert all(covered[it] >= CASES_OF_TOO_MANY // 20 for it in ("two finals", "outnumbered")), covered
 
 
 def has_contested_slot(gathering: Gathering) -> bool:
