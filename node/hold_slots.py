@@ -12,24 +12,19 @@ from typing import TYPE_CHECKING, Protocol
 
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address
-from protocol.attempts import Claim, Round, compute_forced, compute_turn
+from protocol.attempts import Claim, Round, compute_forced
 from protocol.errors import InvalidInput, Reason, Rejected
-from protocol.records import Kind, Record, RecordDraft, decode_record, sign_record
+from protocol.records import Record, decode_record
 from protocol.statements import encode_signed, sign_slot_proposal, sign_unlock_request
+from protocol.turns import HOLD_WRITERS
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from node import api
 
-WRITERS = 2
-PAYER, PAYEE = 0, 1
-"""Places in the order of a hold's writers."""
-
-_PASSING_REASONS = frozenset(
-    {Reason.TURN_WRONG, Reason.ATTEMPT_CLOSED, Reason.SLOT_TAKEN, Reason.CHARTER_CHANGING, Reason.REFERENCE_MISSING}
-)
-"""Refusals that say nothing against who asks."""
+_TOO_EARLY = frozenset({Reason.TURN_WRONG, Reason.SLOT_TAKEN, Reason.CHARTER_CHANGING, Reason.REFERENCE_MISSING})
+"""Refusals after which the same attempt may be asked for again; or the hold has ended."""
 
 
 class SlotLink(Protocol):
@@ -40,77 +35,76 @@ class SlotLink(Protocol):
 
 
 class HoldSlot:
-    """One writer's work on one hold's slot."""
+    """One writer's turns at one hold's slot: each attempt is asked for once and no more."""
 
     def __init__(
         self,
         federation: bytes,
         place: int,
-        record: Record,
         key: Ed25519PrivateKey,
+        attempted: int,
         keep: Callable[[Record, int], None],
     ) -> None:
-        """`record` is what the writer signed for the slot. `keep(record, attempt)` stores a record before anybody
-        sees it."""
-        self.record = record
+        """`attempted` is the last attempt that was kept before, 0 if none. `keep(record, attempt)` stores that this
+        writer proposes its record there, before anybody sees it."""
+        self.attempt = attempted + 1 + (place - attempted - 1) % HOLD_WRITERS
+        """The next one that is this writer's."""
         self._federation = federation
         self._key = key
+        self._public_key = key.public_key().public_bytes_raw()
         self._keep = keep
-        self._attempt = next(attempt for attempt in range(1, 3) if compute_turn(attempt, WRITERS) == place)
 
-    def take_turn(self, link: SlotLink, epoch: int, wait_seconds: int) -> bytes | None:
-        """Ask and propose once; the receipt of the proposed record if it became final in that time.
+    def take_turn(self, link: SlotLink, record: Record, wait_seconds: int) -> bytes | None:
+        """Ask once, and propose what the promises force or else `record`, which is this writer's; the receipt of what
+        was proposed if it became final in that time.
 
-        Raises: Rejected when the members don't take this writer's word; Unreachable.
+        Raises: Rejected when members refuse what is asked or proposed for good; Unreachable.
         """
         receipt = None
         try:
-            promises = self._ask(link, wait_seconds)
-            record = self._choose(promises, epoch) if promises.has_quorum and not promises.is_decided else None
-            if record is not None:
-                receipt = self._propose(link, promises, record, wait_seconds)
+            promises = self._ask(link, record, wait_seconds)
+            if promises.has_quorum and not promises.is_decided:
+                receipt = self._propose(link, record, promises, wait_seconds)
         except Rejected as rejection:
-            if rejection.reason not in _PASSING_REASONS:
-                raise
+            if rejection.reason in _TOO_EARLY:
+                return None
+            self.attempt += HOLD_WRITERS
             if rejection.reason is not Reason.ATTEMPT_CLOSED:
-                return None  # it may ask for this attempt later
-        self._attempt += WRITERS
+                raise
+            return None
+        self.attempt += HOLD_WRITERS
         return receipt
 
-    def _ask(self, link: SlotLink, wait_seconds: int) -> api.Promises:
-        signer = self._key.public_key().public_bytes_raw()
-        request = sign_unlock_request(self._federation, self.record.slot, self._attempt, signer, self._key)
+    def _ask(self, link: SlotLink, record: Record, wait_seconds: int) -> api.Promises:
+        request = sign_unlock_request(self._federation, record.slot, self.attempt, self._public_key, self._key)
         return link.post_unlock(encode_signed(request), wait=wait_seconds)
 
-    def _choose(self, promises: api.Promises, epoch: int) -> Record | None:
-        """The forced record; else the writer's own, signed anew when its epoch has passed."""
+    def _propose(self, link: SlotLink, own: Record, promises: api.Promises, wait_seconds: int) -> bytes | None:
+        record = self._choose(own, promises)
+        if record is None:
+            return None
+        if record == own:
+            self._keep(own, self.attempt)
+        batches = [promise.batch for promise in promises.promises]
+        proposal = sign_slot_proposal(
+            self._federation, record.slot, self.attempt, record.id, batches, self._public_key, self._key
+        )
+        return link.post_proposal(encode_signed(proposal), record.encoded, wait=wait_seconds).receipt
+
+    def _choose(self, own: Record, promises: api.Promises) -> Record | None:
+        """The forced record, else the writer's own; None when the node does not hand over what is forced."""
         forced = compute_forced(
             Claim(Round(promise.version, promise.attempt), decode_address(AddressKind.RECORD, promise.record))
             for promise in promises.promises
             if promise.record is not None
         )
         if forced is None:
-            return self._renew(epoch) if self.record.epoch < epoch else self.record
-        for encoded in (self.record.encoded, *promises.records):
+            return own
+        for encoded in (own.encoded, *promises.records):
             try:
                 record = decode_record(self._federation, encoded)
             except InvalidInput:
                 continue
-            if record.id == forced and record.slot == self.record.slot:
+            if record.id == forced and record.slot == own.slot:
                 return record
-        return None  # the node names a record that it does not hand over: another turn, or another node, will tell
-
-    def _renew(self, epoch: int) -> Record:
-        it = self.record
-        draft = RecordDraft(Kind(it.kind), epoch, it.scope, it.sequence, it.prev, it.body, it.signers)
-        self.record = sign_record(self._federation, draft, [self._key])
-        self._keep(self.record, self._attempt)
-        return self.record
-
-    def _propose(self, link: SlotLink, promises: api.Promises, record: Record, wait_seconds: int) -> bytes | None:
-        batches = [promise.batch for promise in promises.promises]
-        signer = self._key.public_key().public_bytes_raw()
-        proposal = sign_slot_proposal(
-            self._federation, self.record.slot, self._attempt, record.id, batches, signer, self._key
-        )
-        return link.post_proposal(encode_signed(proposal), record.encoded, wait=wait_seconds).receipt
+        return None

@@ -15,8 +15,10 @@ from protocol.ledger import Ledger
 from protocol.records import ScopeKind
 from protocol.rules import Circumstances, find_turn
 
-PAYER_TURN = 0
-"""The payer's place among a hold's writers."""
+PAYER_TURN, PAYEE_TURN = 0, 1
+"""Places among a hold's writers, as `find_turn` orders them."""
+
+HOLD_WRITERS = 2
 
 
 class Turns:

@@ -47,6 +47,8 @@ class JobDocument(msgspec.Struct):
     amount_due: int = 0
     settle: bytes = b""
     """The settle record as it was signed last: whenever it must be sent again, these bytes are."""
+    attempt: int = 0
+    """The last one at which the settle record was proposed for the hold's slot; 0 if none."""
     settle_receipt: bytes = b""
     """Of the record that ended the hold: a settle, or the payer's reclaim."""
 

@@ -1,8 +1,8 @@
 """Ending a hold on the ledger: the donor's record in the hold's slot, sent until the hold has ended.
 
 A settle takes the best voucher that asks for no more than is due and returns the rest to the payer. Its bytes are on
-disk before they are sent; after a crash the same bytes go out again. Another one is signed only when the first has
-found no quorum and its epoch has passed, and comes into the slot by an attempt (spec 5.6).
+disk before they are sent; after a crash the same bytes go out again. Another one is signed only when members refuse the
+first because its epoch has passed; where both claim the slot, our turns decide it (spec 5.8).
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from node.addresses import encode_address
 from node.donor.job_file import RECLAIMED, SETTLED, JobFile
 from node.donor.workshop import Workshop
 from node.errors import UserError
-from node.hold_slots import PAYEE, HoldSlot
+from node.hold_slots import HoldSlot
 from protocol.errors import InvalidInput, Reason, Rejected
 from protocol.quotes import decode_job_receipt, decode_quote, decode_quote_request
 from protocol.receipts import find_charter_version, verify_receipt
 from protocol.records import NONE, Kind, Record, RecordDraft, Settle, decode_record, hold_scope, sign_record
+from protocol.turns import PAYEE_TURN
 
 log = logging.getLogger(__name__)
 
@@ -57,41 +58,46 @@ def build_settle(shop: Workshop, job: JobFile) -> Record:
 
 async def settle(shop: Workshop, job: JobFile) -> None:
     """Returns when the hold has ended: settled or, too late for us, reclaimed by its payer. A refusal is logged and
-    tried again: members may have to catch up. When the payer signed for the slot, too, we take our turns to free it."""
-    document = job.document
-    if not document.settle:
-        _keep(job, build_settle(shop, job))
-    slot: HoldSlot | None = None
+    tried again: members may have to catch up."""
+
+    def keep(settle: Record, attempt: int = 0) -> None:
+        job.document.settle, job.document.attempt = settle.encoded, max(attempt, job.document.attempt)
+        job.save()
+
+    if not job.document.settle:
+        keep(build_settle(shop, job))
+    slot = HoldSlot(shop.charter.federation, PAYEE_TURN, shop.key, job.document.attempt, keep)
     pause = PAUSE_SECONDS_FIRST
     while True:
         try:
-            if slot is None:
-                answer = await shop.post.insist(shop.post.link.submit_record, document.settle, wait=SUBMIT_WAIT_SECONDS)
-                receipt = answer.receipt
-            else:
-                epoch = shop.charter.compute_epoch(int(shop.now()))
-                receipt = await shop.post.insist(slot.take_turn, shop.post.link, epoch, SUBMIT_WAIT_SECONDS)
-            if await _take_end(shop, job, receipt or await _find_end(shop, job)):
+            receipt = await _bring_through(shop, job, slot)
+            if receipt is not None:
+                await _take_end(shop, job, receipt)
                 return
         except (Rejected, InvalidInput, UserError) as error:
-            log.warning("job %s can't be settled yet: %s", document.conversation[:8], error)
-            reason = error.reason if isinstance(error, Rejected) else None
-            if reason is not None and await _take_end(shop, job, await _find_end(shop, job)):
-                return
-            if reason is Reason.EPOCH_WRONG and slot is None:
-                _keep(job, build_settle(shop, job))
-                await trio.sleep(pause)
-                continue
-        if slot is None:
-            record = decode_record(shop.charter.federation, document.settle)
-            slot = HoldSlot(shop.charter.federation, PAYEE, record, shop.key, lambda renewed, _: _keep(job, renewed))
+            log.warning("job %s can't be settled yet: %s", job.document.conversation[:8], error)
+            if isinstance(error, Rejected) and error.reason is Reason.EPOCH_WRONG:
+                keep(build_settle(shop, job))
         await trio.sleep(pause)
         pause = min(2 * pause, PAUSE_SECONDS_MAX)
 
 
-def _keep(job: JobFile, settle: Record) -> None:
-    job.document.settle = settle.encoded
-    job.save()
+async def _bring_through(shop: Workshop, job: JobFile, slot: HoldSlot) -> bytes | None:
+    """Send the settle record; if that brings nothing, look whether the hold has ended; if not, the payer may claim the
+    slot, too, so take a turn at it. The receipt of what ended the hold."""
+    link, settle = shop.post.link, job.document.settle
+    receipt, refusal = None, None
+    try:
+        receipt = (await shop.post.insist(link.submit_record, settle, wait=SUBMIT_WAIT_SECONDS)).receipt
+    except Rejected as rejection:
+        refusal = rejection
+    receipt = receipt or await _find_end(shop, job)
+    if receipt is not None:
+        return receipt
+    if refusal is not None and refusal.reason is not Reason.SLOT_CONTESTED:
+        raise refusal
+    record = decode_record(shop.charter.federation, settle)
+    return await shop.post.insist(slot.take_turn, link, record, SUBMIT_WAIT_SECONDS)
 
 
 async def _find_end(shop: Workshop, job: JobFile) -> bytes | None:
@@ -103,10 +109,8 @@ async def _find_end(shop: Workshop, job: JobFile) -> bytes | None:
     return found.receipt if found is not None else None
 
 
-async def _take_end(shop: Workshop, job: JobFile, receipt: bytes | None) -> bool:
-    """Write down how the hold ended; False when nothing proves it. Raises: InvalidInput when this is no proof of it."""
-    if receipt is None:
-        return False
+async def _take_end(shop: Workshop, job: JobFile, receipt: bytes) -> None:
+    """Write down how the hold ended. Raises: InvalidInput when this is no proof of it."""
     if find_charter_version(receipt) not in shop.charters:
         await shop.learn_charters()
     proven = verify_receipt(shop.charters, receipt).record
@@ -118,4 +122,3 @@ async def _take_end(shop: Workshop, job: JobFile, receipt: bytes | None) -> bool
     if document.state == SETTLED:
         document.settle = proven.encoded
     job.save()
-    return True

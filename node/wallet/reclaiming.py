@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
 from node.errors import Refused, Unreachable, UserError
-from node.hold_slots import PAYER, HoldSlot
+from node.hold_slots import HoldSlot
 from node.wallet.job_ends import look_for_end, take_end
 from node.wallet.job_records import WalletJob, find_signed
 from node.wallet.journal import Entry
@@ -33,6 +33,7 @@ from protocol.records import (
     hold_scope,
     sign_record,
 )
+from protocol.turns import HOLD_WRITERS, PAYER_TURN
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -78,7 +79,7 @@ def check_reclaimable(job: WalletJob) -> None:
 def reclaim_job(
     wallet: Wallet, key: Ed25519PrivateKey, job: WalletJob, wait_seconds: float = WAIT_SECONDS
 ) -> Reclaimed:
-    """Ask, wait as long as it may, take back. Repeating it goes on, and never signs a second record for a slot.
+    """Ask, wait as long as it may, take back. Repeating it goes on where it was.
 
     Raises: UserError; Unreachable; Refused.
     """
@@ -92,10 +93,7 @@ def reclaim_job(
         left = answer.reclaim_seconds_left if answer is not None else None
         remaining = deadline - time.monotonic()
         if left == 0:
-            entry = _sign_reclaim(wallet, key, job, request)
-            state = _send(wallet, job, entry, max(0.0, remaining / 2))
-            is_over = job.is_over or _take_turns(wallet, key, job, entry, deadline)
-            return Reclaimed(ReclaimState(job.state) if is_over else state, None, lost)
+            return Reclaimed(_end_hold(wallet, key, job, request, deadline), None, lost)
         if remaining < (left or 0) or remaining <= 0:
             return Reclaimed(ReclaimState.WAITING, left, lost)
         time.sleep(min(left or 1, remaining, POLL_SECONDS))
@@ -125,20 +123,50 @@ def _ask(
     return outcome.entry.record_id, outcome.lost
 
 
+def _end_hold(wallet: Wallet, key: Ed25519PrivateKey, job: WalletJob, request: bytes, deadline: float) -> ReclaimState:
+    """Send the reclaim until the hold has ended or the time is over; where the donor claims the slot, too, take the
+    payer's turns at it."""
+    slot: HoldSlot | None = None
+    while True:
+        entry = _sign_reclaim(wallet, key, job, request)
+        state = _send(wallet, job, entry, max(0.0, deadline - time.monotonic()) / 2)
+        left = deadline - time.monotonic()
+        if job.is_over or left <= 0:
+            return state
+        slot = slot or _open_slot(wallet, key, entry)
+        with wallet.lock():
+            record = decode_record(wallet.federation, entry.record)
+            receipt = slot.take_turn(wallet.client, record, int(min(left, TURN_WAIT_SECONDS)))
+        if receipt is not None:
+            take_end(wallet, job, receipt)
+            return ReclaimState(job.state)
+        time.sleep(min(left, POLL_SECONDS))
+
+
+def _open_slot(wallet: Wallet, key: Ed25519PrivateKey, entry: Entry) -> HoldSlot:
+    def keep(record: Record, attempt: int) -> None:
+        wallet.journal.add(*record.slot, record.id, record.encoded, entry.purpose, attempt=attempt)
+
+    return HoldSlot(wallet.federation, PAYER_TURN, key, entry.attempt, keep)
+
+
 def _sign_reclaim(wallet: Wallet, key: Ed25519PrivateKey, job: WalletJob, request: bytes) -> Entry:
-    """The one reclaim that this wallet signs for the hold's slot."""
+    """The reclaim that this wallet signed last for the hold's slot; another one when its epoch has passed."""
     scope = hold_scope(job.hold)
     with wallet.lock():
         signed = wallet.journal.slot(scope, 0)
-        if signed:
-            return signed[-1]
+        last = max(signed, key=lambda entry: entry.attempt, default=None)
+        epochs = wallet.charter.compute_open_epochs(wallet.now())
+        if last is not None and decode_record(wallet.federation, last.record).epoch in epochs:
+            return last
         account = read_account(wallet)
         check_key(wallet, account, key)
         signers = (key.public_key().public_bytes_raw(),)
         draft = RecordDraft(Kind.RECLAIM, account.epoch, scope, 0, NONE, Reclaim(request), signers)
         record = sign_record(wallet.federation, draft, [key])
         purpose = f"take back the credits of job {job.job_id} ({job.name})"
-        return wallet.journal.add(scope, 0, record.id, record.encoded, purpose)
+        attempt = last.attempt + HOLD_WRITERS if last is not None else 0
+        return wallet.journal.add(scope, 0, record.id, record.encoded, purpose, attempt=attempt)
 
 
 def _send(wallet: Wallet, job: WalletJob, entry: Entry, wait_seconds: float) -> ReclaimState:
@@ -152,22 +180,3 @@ def _send(wallet: Wallet, job: WalletJob, entry: Entry, wait_seconds: float) -> 
     if outcome.refusal and not outcome.is_waiting:
         raise Refused(f"{wallet.node_url} refused it: {outcome.refusal}")
     return ReclaimState.SENT
-
-
-def _take_turns(wallet: Wallet, key: Ed25519PrivateKey, job: WalletJob, entry: Entry, deadline: float) -> bool:
-    """Free the hold's slot, which the donor may claim, too, whenever the members give the payer a turn; True when the
-    hold has ended."""
-
-    def keep(record: Record, attempt: int) -> None:
-        wallet.journal.add(*record.slot, record.id, record.encoded, entry.purpose, attempt=attempt)
-
-    record = decode_record(wallet.federation, entry.record)
-    slot = HoldSlot(wallet.federation, PAYER, record, key, keep)
-    while (left := deadline - time.monotonic()) > 0 and not look_for_end(wallet, job):
-        with wallet.lock():
-            receipt = slot.take_turn(wallet.client, wallet.compute_epoch(), int(min(left, TURN_WAIT_SECONDS)))
-        if receipt is not None:
-            take_end(wallet, job, receipt)
-        else:
-            time.sleep(min(left, POLL_SECONDS))
-    return job.is_over

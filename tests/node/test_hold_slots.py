@@ -9,16 +9,18 @@ import trio
 
 from node import api
 from node.addresses import Kind, encode_address
-from node.hold_slots import PAYEE, PAYER, HoldSlot
+from node.hold_slots import HoldSlot
 from node.web.views import LedgerViews
-from protocol.errors import Rejected
+from protocol.errors import Reason, Rejected
 from protocol.receipts import verify_receipt
 from protocol.statements import decode_unlock_request
 from protocol.states import HoldPhase
+from protocol.turns import PAYEE_TURN, PAYER_TURN
 from scripts.benchmarks.federation_in_memory import exchange
 from tests.node.test_reclaim import (
     FEDERATION,
     GRACE_SECONDS,
+    HOLD,
     RECLAIM,
     SETTLE,
     clocks,
@@ -56,14 +58,17 @@ class Link:
         return api.Submitted(name.hex(), "waiting", self.member.build_receipt(name))
 
 
-def make_slot(place, kept=None):
-    record, person = (RECLAIM, PERSON) if place == PAYER else (SETTLE, DONOR)
+def make_slot(place, attempted=0, kept=None):
+    person = PERSON if place == PAYER_TURN else DONOR
     kept = [] if kept is None else kept
-    return HoldSlot(FEDERATION.id, place, record, person.key, lambda *signed: kept.append(signed))
+    return HoldSlot(FEDERATION.id, place, person.key, attempted, lambda *proposed: kept.append(proposed))
 
 
-async def take_turn(slot, link, epoch=1):
-    return await trio.to_thread.run_sync(slot.take_turn, link, epoch, 0)
+OWN = {PAYER_TURN: RECLAIM, PAYEE_TURN: SETTLE}
+
+
+async def take_turn(slot, link, record):
+    return await trio.to_thread.run_sync(slot.take_turn, link, record, 0)
 
 
 @pytest.fixture
@@ -87,29 +92,43 @@ async def tell(members, said):
 
 @pytest.mark.parametrize(
     ("place", "seconds", "phase"),
-    [(PAYEE, PAYEES_TURN_SECONDS, HoldPhase.SETTLED), (PAYER, PAYERS_TURN_SECONDS, HoldPhase.RECLAIMED)],
+    [
+        (PAYEE_TURN, PAYEES_TURN_SECONDS, HoldPhase.SETTLED),
+        (PAYER_TURN, PAYERS_TURN_SECONDS, HoldPhase.RECLAIMED),
+    ],
 )
 async def test_either_frees_the_slot_once_its_turn_has_begun(contested, clocks, place, seconds, phase):
-    slot, link = make_slot(place), Link(contested)
+    kept: list[Any] = []
+    slot, link, record = make_slot(place, kept=kept), Link(contested), OWN[place]
     pass_time(contested, clocks, seconds - 1)
-    assert await take_turn(slot, link) is None
+    assert await take_turn(slot, link, record) is None
     assert get_phases(contested) == {HoldPhase.OPEN}
+    assert kept == []
     pass_time(contested, clocks, 1)
-    receipt = await take_turn(slot, link)
-    assert verify_receipt({0: FEDERATION.charter}, receipt).record == slot.record
+    receipt = await take_turn(slot, link, record)
+    assert verify_receipt({0: FEDERATION.charter}, receipt).record == record
     assert get_phases(contested) == {phase}
-    assert await take_turn(slot, link) is None  # it is decided
+    assert [proposed for proposed, _ in kept] == [record]
+    assert await take_turn(slot, link, record) is None  # it is decided
 
 
 async def test_a_turn_that_was_overtaken_is_followed_by_the_next(contested, clocks):
-    payee, payer, link = make_slot(PAYEE), make_slot(PAYER), Link(contested)
+    payee, payer, link = make_slot(PAYEE_TURN), make_slot(PAYER_TURN), Link(contested)
     pass_time(contested, clocks, PAYERS_TURN_SECONDS)
-    asked = await trio.to_thread.run_sync(payer._ask, link, 0)  # and is never heard of again
+    asked = await trio.to_thread.run_sync(payer._ask, link, RECLAIM, 0)  # and is never heard of again
     assert asked.has_quorum
-    assert await take_turn(payee, link) is None
+    assert await take_turn(payee, link, SETTLE) is None
     pass_time(contested, clocks, 10 * PAYERS_TURN_SECONDS)
-    assert await take_turn(payee, link) is not None
+    assert await take_turn(payee, link, SETTLE) is not None
     assert get_phases(contested) == {HoldPhase.SETTLED}
+
+
+@pytest.mark.parametrize(
+    ("place", "attempted", "attempt"),
+    [(PAYEE_TURN, 0, 1), (PAYEE_TURN, 1, 3), (PAYER_TURN, 0, 2), (PAYER_TURN, 2, 4), (PAYER_TURN, 3, 4)],
+)
+def test_no_attempt_is_used_twice_after_a_restart(place, attempted, attempt):
+    assert make_slot(place, attempted).attempt == attempt
 
 
 def promise(record=None):
@@ -124,15 +143,13 @@ def promise(record=None):
 def test_what_the_promises_force_is_proposed_whoever_signed_it(reported, handed_over, chosen):
     records = [record.encoded for record in handed_over]
     promises = api.Promises(0, 2, False, True, [promise(), promise(reported)], records)
-    assert make_slot(PAYER)._choose(promises, 1) == chosen
+    assert make_slot(PAYER_TURN)._choose(RECLAIM, promises) == chosen
 
 
-async def test_a_record_whose_epoch_has_passed_is_signed_anew_and_kept_before_it_is_proposed(contested, clocks):
-    kept: list[Any] = []
-    slot, link = make_slot(PAYEE, kept), Link(contested)
+async def test_a_record_that_is_refused_uses_up_its_attempt(contested, clocks):
     pass_time(contested, clocks, PAYEES_TURN_SECONDS)
-    with pytest.raises(Rejected):
-        await take_turn(slot, link, epoch=2)  # these members' clocks say epoch 1
-    ((record, attempt),) = kept
-    assert (record.epoch, record.body, attempt) == (2, SETTLE.body, 1)
-    assert slot.record == record
+    slot = make_slot(PAYEE_TURN)
+    with pytest.raises(Rejected) as caught:
+        await take_turn(slot, Link(contested), FEDERATION.settle(DONOR, HOLD, 100, epoch=2))
+    assert caught.value.reason is Reason.EPOCH_WRONG
+    assert slot.attempt == 3

@@ -15,7 +15,7 @@ from node.wallet.reclaiming import ReclaimState, reclaim_job
 from node.wallet.sending import read_account
 from protocol.errors import Reason
 from protocol.metering import sign_voucher
-from protocol.records import NONE, Kind, RecordDraft, Settle, hold_scope, sign_record
+from protocol.records import NONE, Kind, Reclaim, RecordDraft, Settle, hold_scope, sign_record
 from tests.node.wallet.scripted_donor import DONOR, DONOR_PUBLIC, FUNDS
 
 
@@ -150,6 +150,19 @@ def test_a_slot_that_the_donor_claims_too_is_freed_in_the_payers_turn(
     assert federation.running_seconds >= 20, "the donor's turn comes first"
     assert len(node.proposals) == 1
     assert read_account(wallet).millicredits == FUNDS
+
+
+def test_a_reclaim_whose_epoch_has_passed_is_signed_anew(wallet, federation, running, reclaim):
+    reclaim()
+    end_grace(federation)
+    (request,) = federation.replica.ledger.requests
+    key = wallet.unlock(None)
+    signers = (key.public_key().public_bytes_raw(),)
+    draft = RecordDraft(Kind.RECLAIM, 99, hold_scope(running.hold), 0, NONE, Reclaim(request), signers)
+    old = sign_record(wallet.federation, draft, [key])
+    wallet.journal.add(*old.slot, old.id, old.encoded, "take back")
+    assert reclaim().state == ReclaimState.RECLAIMED
+    assert [entry.attempt for entry in wallet.journal.slot(*old.slot)] == [0, 2]
 
 
 def test_another_machine_of_the_wallet_may_have_asked(wallet, federation, running, reclaim, monkeypatch):
