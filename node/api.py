@@ -142,7 +142,7 @@ class Status(msgspec.Struct):
     forked_members: list[int]
     bytes_received: dict[str, int]
     """Bytes by protocol since the start."""
-    frozen: int = 0
+    frozen_count: int = 0
     """Scopes in which two records became final in one slot: more was faulty than the quorum tolerates."""
     evidence: list[str] = []
     """One line for each proof of wrongdoing that this node holds: who did what."""

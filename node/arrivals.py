@@ -60,7 +60,8 @@ class Arrivals:
         left = [
             (number, version) for version in before for number in charters[version].members if number not in members
         ]
-        return self._replica.forked_logs.union(left)
+        forked = frozenset() if self._replica.is_outnumbered else self._replica.forked_logs
+        return forked.union(left)
 
     def _leave_out_unwanted(self, arrived: list[Batch]) -> list[Batch]:
         """Without what is added to forked logs, and by members that left, unless a batch of another log rests on it

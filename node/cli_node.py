@@ -222,8 +222,8 @@ def status(home: NodeHome, url: str | None, as_json: bool) -> None:
         f"Peers     {connected} of {len(found.peers)} connected",
         *(f"  {'up  ' if peer.is_connected else 'down'}  {peer.name}  {peer.peer_id}" for peer in found.peers),
     ]
-    if found.frozen:
-        lines.append(f"Frozen    {found.frozen} of all accounts, holds and tags: two records final in one slot")
+    if found.frozen_count:
+        lines.append(f"Frozen    {found.frozen_count} of all accounts, holds and tags: two records final in one slot")
     if found.evidence:
         more = f" and {len(found.evidence) - 1} more" if len(found.evidence) > 1 else ""
         lines.append(f"Evidence  {found.evidence[0]}{more}; see allmende evidence ls")

@@ -1,8 +1,8 @@
 """How fast each member's log may grow here: at the charter's byte rate, later rather than never (spec 10.5).
 
-Each log has a bucket that fills at the rate and holds what comes in ten seconds. A batch enters while anything is in
-its log's bucket, and takes its bytes out, if need be below empty; so on average no log grows faster than the rate,
-whatever its member signs. A batch for which there is nothing left is *held*: one for each log, for those behind it
+Each member has a bucket that fills at the rate and holds what comes in ten seconds. A batch enters while anything is in
+its member's bucket, and takes its bytes out, if need be below empty; so on average no member's logs grow faster than
+the rate, whatever it signs. A batch for which there is nothing left is *held*: one for each member, for those behind it
 wait for it as for any missing past.
 
 History does not wait. A batch that members of weight above W - q say they hold was let in by at least one correct
@@ -90,8 +90,8 @@ class LogRates:
         return min(full, level + max(0.0, now - noted) * self._bytes_per_second)
 
     def list_held_logs(self) -> frozenset[LogName]:
-        """Logs of which a batch is held: fetching more of them is of no use yet."""
-        return frozenset(get_log_name(held.batch.header) for held in self._held.values())
+        """Logs of members of which a batch is held: fetching more of them is of no use yet."""
+        return frozenset((member, version) for member in self._held for version in self._replica.ledger.charters)
 
     def compute_pause(self, now: float) -> float:
         """Seconds until a held batch may enter; infinite when none is held."""

@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from typing import NamedTuple
 
 from node.errors import UserError
-from node.owner_rates import PER_MINUTE, OwnerRates
+from node.owner_rates import RECORDS_PER_MINUTE_MAX, OwnerRates
 from protocol.causes import get_outgoing
 from protocol.errors import WAITING_REASONS, Reason, Rejected
 from protocol.limits import BATCH_BYTES_MAX, RECORDS_PER_BATCH_MAX
@@ -91,7 +91,8 @@ class Submissions:
     def count_in(self, scope: bytes, circumstances: Circumstances) -> None:
         """Count what an owner hands in, once it is known to be the owner's. Raises: Busy when it is too often."""
         if not self._owner_rates.may_hand_in(self._voter.replica.charter, scope, circumstances.running_seconds):
-            raise Busy(f"this account hands in more than {PER_MINUTE} records a minute: wait a moment, then go on")
+            too_much = f"this account hands in more than {RECORDS_PER_MINUTE_MAX} records a minute"
+            raise Busy(f"{too_much}: wait a moment, then go on")
 
     def take(
         self, circumstances: Circumstances, now: float, bytes_used: int = 0, records_used: int = 0

@@ -12,6 +12,14 @@ Ballot = tuple[Round, bytes, int]
 """Votes that add up: the round, batch and position of the owner's proposal; none and 0 at attempt 0."""
 
 
+def discard_position(decided: dict[Introduction, int], introduction: Introduction, position: int) -> None:
+    """Take one position out of masks by introduction."""
+    if introduction in decided:
+        decided[introduction] &= ~(1 << position)
+        if not decided[introduction]:
+            del decided[introduction]
+
+
 class Introduction:
     """The records that one batch brought into the ledger, and what members said of them."""
 

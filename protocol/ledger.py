@@ -45,7 +45,6 @@ from protocol.records import (
     Suspend,
     Transfer,
     account_scope,
-    hold_scope,
 )
 from protocol.states import EnrolmentState, Head, HoldPhase, HoldState, ProgramState, SponsorState
 
@@ -112,7 +111,7 @@ class Ledger:
         self.frozen: set[bytes] = set()
         """Scopes in which two records became final in one slot: nobody writes there any more."""
         self.overdrafts: dict[bytes, dict[Lot, int]] = {}
-        """Account, or hold, of a frozen scope -> millicredits that its finals took and that were not there."""
+        """Frozen scope of an account or a hold -> millicredits that its finals took and that were not there."""
         self.issued = 0
         self.escrowed = 0
         self.applied_count = 0
@@ -172,8 +171,12 @@ class Ledger:
         """True when some member's suspension of the account has not ended before this epoch."""
         return any(until_epoch >= epoch for until_epoch in self.suspensions.get(account, {}).values())
 
-    def count_waiting(self) -> int:
+    def list_waiting(self) -> list[Record]:
         """Final records that wait for their predecessor, for a named record or for funds."""
+        return [record for waiting in self._waiting.values() for record in waiting.values()]
+
+    def count_waiting(self) -> int:
+        """How many wait."""
         return sum(map(len, self._waiting.values()))
 
     # -- applying -----------------------------------------------------------------------------------------------
@@ -185,7 +188,7 @@ class Ledger:
         """
         if record.sequence < self.get_next_sequence(record.scope):
             return []
-        return self._take_in(record)
+        return self.take_in(record)
 
     def offer_rival(self, record: Record) -> list[Record]:
         """Take in a record that became final in a slot that has another final one; its scope is frozen from now on.
@@ -194,9 +197,10 @@ class Ledger:
         """
         if record.scope not in self.frozen:
             self._freeze(record.scope)
-        return self._take_in(record)
+        return self.take_in(record)
 
-    def _take_in(self, record: Record) -> list[Record]:
+    def take_in(self, record: Record) -> list[Record]:
+        """Let a final record wait and apply all that can apply; wherever it stands in its scope."""
         self._waiting.setdefault(record.scope, {}).setdefault(record.id, record)
         applied: list[Record] = []
         ready = deque([record.scope])
@@ -371,7 +375,7 @@ class Ledger:
             self.escrowed -= hold.amount
         else:
             for draw in hold.draws:
-                self._overdraw(record.account, Lot(draw.program, draw.expiry_epoch), draw.amount)
+                self._overdraw(record.scope, Lot(draw.program, draw.expiry_epoch), draw.amount)
         is_settled = isinstance(body, Settle) or hold.phase is HoldPhase.SETTLED
         phase = HoldPhase.SETTLED if is_settled else HoldPhase.RECLAIMED
         self.holds[record.account] = hold._replace(phase=phase, paid=hold.paid + paid)
@@ -426,8 +430,8 @@ class Ledger:
 
     def _credit(self, account: bytes, lot: Lot, amount: int) -> None:
         lots = self.balances.setdefault(account, {})
-        if lot in self.overdrafts.get(account, ()):
-            amount = self._pay_back(account, lot, amount)
+        if self.overdrafts:
+            amount = self._pay_back(account_scope(account), lot, amount)
         if amount:
             lots[lot] = lots.get(lot, 0) + amount
 
@@ -437,19 +441,18 @@ class Ledger:
         if rest > 0:
             lots[lot] = rest
         if rest < 0:
-            self._overdraw(account, lot, -rest)
+            self._overdraw(account_scope(account), lot, -rest)
 
-    def _overdraw(self, name: bytes, lot: Lot, amount: int) -> None:
+    def _overdraw(self, scope: bytes, lot: Lot, amount: int) -> None:
         """A frozen account, or hold, lacks what its finals took."""
-        is_frozen = not self.frozen.isdisjoint((account_scope(name), hold_scope(name)))
-        assert is_frozen, "no balance below 0"
-        lots = self.overdrafts.setdefault(name, {})
+        assert scope in self.frozen, "no balance below 0"
+        lots = self.overdrafts.setdefault(scope, {})
         lots[lot] = lots.get(lot, 0) + amount
 
-    def _pay_back(self, account: bytes, lot: Lot, amount: int) -> int:
+    def _pay_back(self, scope: bytes, lot: Lot, amount: int) -> int:
         """What comes in covers the overdraft first; returns what is left of it."""
-        owed = self.overdrafts[account]
-        rest = owed.pop(lot) - amount
+        owed = self.overdrafts.get(scope, {})
+        rest = owed.pop(lot, 0) - amount
         if rest > 0:
             owed[lot] = rest
         return max(0, -rest)
@@ -489,10 +492,9 @@ class Ledger:
         facts += [("key", *item) for item in self.keys.items()]
         facts += [("tag", *item) for item in self.tags.items()]
         facts += [("frozen", scope) for scope in self.frozen]
-        for name, lots in self.overdrafts.items():
-            facts += [("overdraft", name, *lot, amount) for lot, amount in lots.items()]
-        for waiting in self._waiting.values():
+        for scope, lots in self.overdrafts.items():
+            facts += [("overdraft", scope, *lot, amount) for lot, amount in lots.items()]
+        for record in self.list_waiting():
             # Without the signatures: they are no part of the id, and who came first with which is chance.
-            signed = [(record.encoded, record.signature_tail, len(record.signatures)) for record in waiting.values()]
-            facts += [("waiting", encoded.removesuffix(tail), count) for encoded, tail, count in signed]
+            facts.append(("waiting", record.encoded.removesuffix(record.signature_tail), len(record.signatures)))
         return list(map(encode, facts))

@@ -21,7 +21,7 @@ def check_is_wanted(replica: Replica, slot: Slot) -> None:
     scope, _ = slot
     if scope[0] == ScopeKind.ACCOUNT:
         if not replica.ledger.is_known(scope[1:]):
-            raise Rejected(Reason.FUNDS_MISSING, "the account has never received anything")
+            raise Rejected(Reason.FUNDS_MISSING, "nobody has vouched for the account, and it never received anything")
     elif not replica.get_claim_places(slot):
         raise Rejected(Reason.REFERENCE_MISSING, "no record claims that slot yet")
 

@@ -114,7 +114,9 @@ class Replica:
         self.named_count = 0
         """Batches that a snapshot named: those with lower numbers are known by their places alone."""
         self._sequences_before: dict[bytes, int] = {}
-        """Scope -> its first slot that was open in the snapshot."""
+        """Scope -> its first slot in which nothing had applied in the snapshot."""
+        self._waiting_before: set[Slot] = set()
+        """Later slots with a final record that waited there."""
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -182,7 +184,7 @@ class Replica:
 
     def was_decided_before(self, scope: bytes, sequence: int) -> bool:
         """True when the snapshot tells that a record became final there, and perhaps not which."""
-        return sequence < self._sequences_before.get(scope, 0)
+        return sequence < self._sequences_before.get(scope, 0) or (scope, sequence) in self._waiting_before
 
     def get_chain_head(self, scope: bytes) -> Head | None:
         """The last record of the scope to which the records before lead: its head, but in a frozen scope the head when
@@ -281,7 +283,7 @@ class Replica:
         heads.discard(header.prev)
         heads.add(batch.id)
         if len(siblings) > 1:
-            self.forked_logs |= {log}
+            self.forked_logs = self.forked_logs.union((log,))
             if header.member not in self.forks and (other := fetch(siblings[0])) is not None:
                 self.forks[header.member] = build_fork_evidence(other, batch)
                 return self.forks[header.member]
@@ -460,10 +462,10 @@ class Replica:
         self.final_count += 1
         if scope not in self.ledger.frozen:
             self.double_finals.add(record.slot)
+            if scope[0] == ScopeKind.CHARTER:
+                return []
             if (head := self.ledger.heads.get(scope)) is not None:
                 self._chain_heads[scope] = head
-        if scope[0] == ScopeKind.CHARTER:
-            return []
         applied = self.ledger.offer_rival(record)
         for slot in [*self._claimed, *self.contests]:
             if slot[0] == scope:

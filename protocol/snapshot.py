@@ -3,7 +3,8 @@
 Law: `restore_replica(charter, replica.compute_facts())` followed by any further batches has the same state root,
 frontier and finality as the replica that took them all. Its proof is the list of what a later batch can read: the
 ledger, the places of batches, the adoptions, and of open slots the records, votes, commits, requests, proposals and
-promises. All of that are facts. Statements about records that were closed change nothing in either of them.
+promises. All of that are facts. Statements about records that were closed change nothing in either of them, unless
+more was faulty than the quorum tolerates (spec 8.8).
 
 This module alone knows how ledger and replica are laid out inside, beside their own.
 """
@@ -87,7 +88,7 @@ _SHAPES: dict[str, tuple[Shape, ...]] = {
     "hold": (_ID, _ID, _ID, list_of(_LOT, DRAWS_MAX, 1), _TERMS, uint(), uint(2), uint(), _NAME),
     "request": (_ID, _ID),
     "frozen": (_SCOPE,),
-    "overdraft": (_ID, _NAME, uint(), uint()),
+    "overdraft": (_SCOPE, _NAME, uint(), uint()),
     "suspension": (_ID, _ID, uint()),
     "allowance": (_ID, _ID, _ID, uint()),
     "backing": (uint(), uint(), uint()),
@@ -137,6 +138,7 @@ def restore_replica(charter: Charter, encoded_facts: Iterable[bytes]) -> Replica
     replica = Replica(charter)
     replica.ledger = restore_ledger(charter, facts)
     replica._sequences_before = {scope: head.sequence + 1 for scope, head in replica.ledger.heads.items()}
+    replica._waiting_before = {record.slot for record in replica.ledger.list_waiting()}
     ((replica.final_count,),) = facts["finals"]
     _restore_logs(replica, facts)
     for version, charter_id, member in facts["adopter"]:
@@ -190,15 +192,13 @@ def restore_ledger(charter: Charter, facts: Facts) -> Ledger:
         ledger.vouchings.setdefault(sponsor.donor, set()).add(sponsor.member)
     ledger.escrowed = sum(hold.amount for hold in ledger.holds.values() if hold.is_open)
     ledger.frozen = {scope for (scope,) in facts["frozen"]}
-    for name, program, expiry_epoch, amount in facts["overdraft"]:
-        ledger.overdrafts.setdefault(name, {})[Lot(program, expiry_epoch)] = amount
-    balances, overdrafts = (
-        sum(sum(lots.values()) for lots in it.values()) for it in (ledger.balances, ledger.overdrafts)
-    )
-    ledger.issued = balances + ledger.escrowed - overdrafts
+    for scope, program, expiry_epoch, amount in facts["overdraft"]:
+        ledger.overdrafts.setdefault(scope, {})[Lot(program, expiry_epoch)] = amount
+    lacking = sum(sum(lots.values()) for lots in ledger.overdrafts.values())
+    ledger.issued = ledger.escrowed - lacking + sum(sum(lots.values()) for lots in ledger.balances.values())
     for unsigned, signature_count in facts["waiting"]:
         tail = encode((NO_SIGNATURE,) * signature_count)
-        assert not ledger.offer(decode_record(charter.federation, unsigned + tail)), "it waits on"
+        assert not ledger.take_in(decode_record(charter.federation, unsigned + tail)), "it waits on"
     return ledger
 
 

@@ -302,6 +302,11 @@ def decode_slot_proposal(encoded: bytes) -> SlotProposal:
     return SlotProposal._make(decode(_PROPOSAL_SHAPE, encoded, STATEMENT_BYTES_MAX)[1:])
 
 
+def speak_once(whole_batch: type[VoteBatch | CommitBatch], batch: bytes, position: int) -> Vote | Commit:
+    """What a vote or commit for a whole batch says, for one of its records alone."""
+    return Vote(batch, position, 0, b"", 0) if whole_batch is VoteBatch else Commit(batch, position, 0)
+
+
 def sign_unlock_request(federation: bytes, slot: Slot, attempt: int, signer: bytes, key: Signer) -> UnlockRequest:
     """The request of the slot's writer `signer`, who holds `key`."""
     unsigned = UnlockRequest(*slot, attempt, signer, b"")

@@ -42,7 +42,7 @@ from protocol.contests import Contest, Place
 from protocol.errors import Reason, Rejected
 from protocol.finality import full_mask, iterate_positions
 from protocol.identifiers import Slot
-from protocol.introductions import Introduction
+from protocol.introductions import Introduction, discard_position
 from protocol.limits import STATEMENTS_PER_BATCH_MAX
 from protocol.proposals import check_is_wanted, check_support
 from protocol.records import Record, ScopeKind, has_valid_signatures
@@ -59,6 +59,7 @@ from protocol.statements import (
     Vote,
     VoteBatch,
     is_signed_by_writer,
+    speak_once,
 )
 from protocol.turns import Turns
 
@@ -242,7 +243,7 @@ class Voter:
                 original, original_position = introduction.aliases.get(position, (introduction, position))
                 record = original.records.get(original_position)
                 if attempt == 0:
-                    _discard(decided, original, original_position)
+                    discard_position(decided, original, original_position)
                 if record is not None:
                     slot = record.slot
                     self._memories[slot] = apply(self._recall(slot), Claim(said_round, record.id))
@@ -259,11 +260,21 @@ class Voter:
     def _drop_undecided(self, slot: Slot) -> None:
         """What was decided for a slot and not said must not be said after a promise."""
         for introduction, position in self.replica.get_claim_places(slot):
-            _discard(self._votes, introduction, position)
-            _discard(self._commits, introduction, position)
+            discard_position(self._votes, introduction, position)
+            discard_position(self._commits, introduction, position)
         for kind in (Vote, Commit):
             self._late.pop((slot, kind), None)
         self._promises.pop(slot, None)
+
+    def _drop_unsayable(self) -> None:
+        """What was decided before too many proofs came must not be said after them."""
+        for introduction in {*self._votes, *self._commits}:
+            for record in list(introduction.records.values()):
+                if not self._may_speak_of(record.slot):
+                    self._drop_undecided(record.slot)
+        for slot in {*self._promises, *(slot for slot, _ in self._late)}:
+            if not self._may_speak_of(slot):
+                self._drop_undecided(slot)
 
     # -- judging ------------------------------------------------------------------------------------------------
 
@@ -283,7 +294,7 @@ class Voter:
 
     def _check_speaking(self, slot: Slot) -> None:
         if not self._may_speak_of(slot):
-            raise Rejected(Reason.CHARTER_CHANGING, "this member waits until the next charter is in force")
+            raise Rejected(Reason.CHARTER_CHANGING, "this member says nothing until the next charter is in force")
 
     def note_introduction(self, record: Record) -> None:
         """The member's next batch introduces this record and votes for it."""
@@ -455,6 +466,8 @@ class Voter:
 
         Promises come late: each reports all that this member said in its slot before. An `adopt` is the very last.
         """
+        if self.replica.is_outnumbered:
+            self._drop_unsayable()
         if self._must_adopt:
             self.has_adopted = True
             after = self.replica.ledger.charters[self.version + 1]
@@ -474,7 +487,7 @@ class Voter:
                     continue
                 positions = list(iterate_positions(mask))
                 for position in positions[:room]:
-                    statements.append(_speak_once(whole_batch, introduction.batch, position))
+                    statements.append(speak_once(whole_batch, introduction.batch, position))
                 for position in positions[room:]:
                     decided[introduction] = decided.get(introduction, 0) | 1 << position
         for key in list(self._late)[: count_max - len(statements)]:
@@ -484,17 +497,3 @@ class Voter:
             record, (version, attempt) = (report.record, report.round) if report else (b"", FIRST_ROUND)
             statements.append(Promise(batch, position, record, version, attempt))
         return statements
-
-
-def _discard(decided: dict[Introduction, int], introduction: Introduction, position: int) -> None:
-    """What has been said needs not be said again; after a restart decisions are met before their statements."""
-    if introduction in decided:
-        decided[introduction] &= ~(1 << position)
-        if not decided[introduction]:
-            del decided[introduction]
-
-
-def _speak_once(whole_batch: type[VoteBatch | CommitBatch], batch: bytes, position: int) -> Statement:
-    if whole_batch is VoteBatch:
-        return Vote(batch, position, 0, b"", 0)
-    return Commit(batch, position, 0)

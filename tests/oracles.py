@@ -12,6 +12,7 @@ from typing import Any
 from protocol.charter import Charter, decode_charter
 from protocol.ledger import Ledger
 from protocol.records import (
+    SCOPE_BYTES,
     Amend,
     Enrol,
     Grant,
@@ -27,6 +28,8 @@ from protocol.records import (
     Sponsor,
     Suspend,
     Transfer,
+    account_scope,
+    hold_scope,
 )
 
 Purse = tuple[bytes, bytes, int]
@@ -163,7 +166,7 @@ class NaiveFold:
         assert isinstance(hold.body, Hold)
         if hold.id not in self.escrows:
             for draw in hold.body.draws:
-                self.money[hold.id, draw.program, draw.expiry_epoch] -= draw.amount
+                self.money[hold_scope(hold.id), draw.program, draw.expiry_epoch] -= draw.amount
         return self.escrows.pop(hold.id, sum(draw.amount for draw in hold.body.draws))
 
     def _settle(self, record: Record, settle: Settle) -> None:
@@ -218,7 +221,8 @@ class NaiveFold:
     def check_equals(self, ledger: Ledger) -> None:
         """Assert that the incremental ledger says the same about everything."""
         assert flatten(ledger.balances) == {purse: held for purse, held in self.money.items() if held > 0}
-        assert flatten(ledger.overdrafts) == {purse: -held for purse, held in self.money.items() if held < 0}
+        owed = {purse: -held for purse, held in self.money.items() if held < 0}
+        assert flatten(ledger.overdrafts) == {(_get_scope(it[0]), *it[1:]): held for it, held in owed.items()}
         assert ledger.frozen == self.frozen
         assert {scope: (head.sequence, head.record) for scope, head in ledger.heads.items()} == {
             scope: (record.sequence, record.id) for scope, record in self.last.items()
@@ -230,6 +234,11 @@ class NaiveFold:
         assert ledger.allowances == self.granted
         self._check_facts(ledger)
         assert ledger.issued == sum(self.money.values()) + sum(self.escrows.values())
+
+
+def _get_scope(name: bytes) -> bytes:
+    """Of an account; what is a scope already stays."""
+    return name if len(name) == SCOPE_BYTES else account_scope(name)
 
 
 def flatten(balances: Mapping[bytes, Mapping[Any, int]]) -> dict[Purse, int]:

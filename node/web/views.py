@@ -121,7 +121,7 @@ class LedgerViews:
             charter_version=replica.version,
             notice=member.signing.find_obstacle() or "",
             bytes_received=bytes_received,
-            frozen=len(self._ledger.frozen),
+            frozen_count=len(self._ledger.frozen),
             evidence=[evidence.text for evidence in self.list_evidence()],
         )
 
@@ -191,7 +191,7 @@ class LedgerViews:
             key=ledger.get_key(account),
             suspensions=self._describe_suspensions(account),
             is_frozen=scope in ledger.frozen,
-            overdraft_millicredits=sum(ledger.overdrafts.get(account, {}).values()),
+            overdraft_millicredits=sum(ledger.overdrafts.get(scope, {}).values()),
             pending=[
                 name_record(record.id)
                 for record in (*self._list_open_records(scope), *self._member.submissions.list_of(account))

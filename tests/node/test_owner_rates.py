@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from node import owner_rates
-from node.owner_rates import BURST, PER_MINUTE, OwnerRates
+from node.owner_rates import BURST_RECORDS_MAX, RECORDS_PER_MINUTE_MAX, OwnerRates
 from node.submissions import Busy
 from protocol.records import account_scope, hold_scope
 from tests.strategies import NOW, make_federation
@@ -20,8 +20,8 @@ def hand_in(rates, scope, times, now=0):
 
 def test_a_burst_goes_through_and_then_so_many_a_minute():
     rates = OwnerRates()
-    assert hand_in(rates, PERSON, BURST + 10) == BURST
-    assert hand_in(rates, PERSON, BURST, now=60) == PER_MINUTE
+    assert hand_in(rates, PERSON, BURST_RECORDS_MAX + 10) == BURST_RECORDS_MAX
+    assert hand_in(rates, PERSON, BURST_RECORDS_MAX, now=60) == RECORDS_PER_MINUTE_MAX
     assert hand_in(rates, OTHER, 1) == 1, "nobody uses up what is another's"
 
 
@@ -34,7 +34,7 @@ def test_a_burst_goes_through_and_then_so_many_a_minute():
     ],
 )
 def test_members_grant_to_many_and_holds_have_one_slot(scope):
-    assert hand_in(OwnerRates(), scope, 10 * BURST) == 10 * BURST
+    assert hand_in(OwnerRates(), scope, 10 * BURST_RECORDS_MAX) == 10 * BURST_RECORDS_MAX
 
 
 def test_accounts_that_are_quiet_again_are_forgotten(monkeypatch):
@@ -49,7 +49,7 @@ async def test_a_node_asks_an_account_that_hands_in_too_much_to_come_again(cast,
     member = members[0]
     member.submissions._owner_rates = rates = OwnerRates()
     payment = cast.make_payments()[0]
-    hand_in(rates, payment.scope, BURST, now=100)
+    hand_in(rates, payment.scope, BURST_RECORDS_MAX, now=100)
     with pytest.raises(Busy, match="more than 60 records a minute"):
         member.submissions.add(payment, NOW._replace(running_seconds=100), now=100)
     assert len(member.submissions) == 0

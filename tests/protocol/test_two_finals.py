@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import Reason, Rejected
 from protocol.ledger import Ledger
-from protocol.records import Amend, Kind, Lot, Reclaim, Record, RecordDraft, Settle
+from protocol.records import Amend, Draw, Kind, Lot, Output, Reclaim, Record, RecordDraft, Settle
 from protocol.rules import Circumstances, check_record, find_turn
 from protocol.signatures import NO_SIGNATURE
 from protocol.snapshot import group_facts, restore_ledger, restore_replica
@@ -26,6 +26,7 @@ FEDERATION = make_federation()
 ECONOMY = make_economy(FEDERATION)
 PAYER, PAYEE = ECONOMY.people
 LOT = Lot(*ECONOMY.lot)
+HOLD = FEDERATION.hold(PAYER, ECONOMY.donor, ECONOMY.sponsor, [Draw(*LOT, 300)])
 CASES = 300
 covered: Counter[str] = Counter()
 
@@ -93,6 +94,23 @@ def test_facts_of_a_frozen_ledger_make_it_again(seed):
     restored = restore_ledger(FEDERATION.charter, group_facts(ledger.compute_facts()))
     restored.check_conservation()
     assert sorted(restored.compute_facts()) == sorted(ledger.compute_facts())
+
+
+def test_a_payment_to_the_id_of_a_hold_that_ended_twice_commutes_with_its_ends():
+    first, second = (FEDERATION.settle(ECONOMY.donor, HOLD, amount) for amount in (100, 200))
+    pay = FEDERATION.transfer(PAYEE, [Output(HOLD.id, *LOT, 50)])
+    before = [*ECONOMY.records, HOLD]
+    left, right = fold([*before, first, second, pay]), fold([*before, pay, first, second])
+    assert sorted(left.compute_facts()) == sorted(right.compute_facts())
+
+
+def test_a_waiting_final_below_the_head_of_a_frozen_scope_is_restored():
+    pay = FEDERATION.transfer(PAYER, [ECONOMY.output(PAYEE, 1)])
+    unknown = FEDERATION.sponsor(2, ECONOMY.donor, until_epoch=9, sequence=1, prev=ECONOMY.sponsor.id)
+    waiting = FEDERATION.hold(PAYER, ECONOMY.donor, unknown, [Draw(*LOT, 3)])
+    ledger = fold([*ECONOMY.records, pay, write_again(pay, epoch=2), waiting])
+    restored = restore_ledger(FEDERATION.charter, group_facts(ledger.compute_facts()))
+    assert [record.id for record in restored.list_waiting()] == [waiting.id]
 
 
 # -- among members ----------------------------------------------------------------------------------------------------
@@ -172,3 +190,15 @@ def test_even_then_members_vote_on_the_next_charter():
     with pytest.raises(Rejected) as caught:
         member.voter.check_introduction(left, member.circumstances)
     assert caught.value.reason is Reason.CHARTER_CHANGING
+
+
+def test_what_was_decided_before_the_proofs_came_is_not_said_after_them():
+    member = make_member(())
+    say(member, 2, record=make_rivals(FEDERATION)[0])
+    member.judge_all()
+    assert member.voter.has_statements
+    for number in (3, 4):
+        fork(member, number)
+    assert member.replica.is_outnumbered
+    assert member.voter.take_statements() == []
+    assert not member.voter.has_statements

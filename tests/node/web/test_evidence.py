@@ -72,7 +72,7 @@ async def test_two_finals_in_a_slot_freeze_the_account_and_everybody_can_see_it(
     await betray(funded, VoteBatch(b"", 0), CommitBatch(b"", 0))
     person = encode_address(Kind.ACCOUNT, funded.federation.person)
     assert (await funded.call("get_account", person)).is_frozen
-    assert (await funded.call("get_status")).frozen == 1
+    assert (await funded.call("get_status")).frozen_count == 1
     assert "finals" in [evidence.kind for evidence in await funded.call("get_evidence")]
     status, said = await allmende("node", "status", "--url", funded.url)
     assert status == 0
