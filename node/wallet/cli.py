@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from node.errors import Refused, Unreachable, UserError
-from node.terminal import confirm, dry_run_option, emit, explain_interruption, home_option, json_option, yes_option
+from node.terminal import emit, explain_interruption, home_option, json_option
 from node.wallet.cli_rotate import rotate
 from node.wallet.cli_unlock import EXIT_NOT_YET, describe_document, tell_lost, unlock
-from node.wallet.options import format_date, make_passphrase, node_option, passphrase_option, wait_option
+from node.wallet.options import (
+    Signing,
+    format_date,
+    make_passphrase,
+    node_option,
+    passphrase_option,
+    signing_options,
+    wait_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -301,41 +309,23 @@ def history(home: Path, node_url: str | None, limit: int, with_proof: bool, as_j
 @group.command()
 @click.argument("to", metavar="ADDRESS")
 @click.argument("credits_text", metavar="CREDITS")
-@home_option
-@node_option
 @click.option("--memo", default="", help="A public word with it, 128 bytes at most.")
-@passphrase_option
 @wait_option
-@dry_run_option
-@yes_option
-@json_option
+@signing_options
 @click.pass_context
-def send(
-    context: click.Context,
-    to: str,
-    credits_text: str,
-    home: Path,
-    node_url: str | None,
-    memo: str,
-    passphrase_file: Path | None,
-    wait_seconds: float,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
+def send(context: click.Context, to: str, credits_text: str, memo: str, signing: Signing, wait_seconds: float) -> None:
     """Pay CREDITS (such as 12.5) to ADDRESS, and wait for the proof.
 
     The credits that expire soonest go first. Example: allmende wallet send alm1q... 12.5 --memo "thank you"
     """
     from node.addresses import Kind, decode_address
     from node.wallet.payments import Payment, find_same_payment, plan_transfer, send_transfer
-    from node.wallet.wallet import Wallet
     from protocol.credits import format_credits, parse_credits
 
     payment = Payment(decode_address(Kind.ACCOUNT, to), parse_credits(credits_text), memo)
-    with Wallet.open(home, node_url) as wallet:
+    with signing.open_wallet() as wallet:
         same = find_same_payment(wallet, payment)
-        if same is not None and not dry_run:
+        if same is not None and not signing.dry_run:
             click.echo(
                 "This very payment was signed before and is still pending: it is sent again, not a second time. "
                 "To pay twice, run the command once more afterwards.",
@@ -344,17 +334,17 @@ def send(
         else:
             plan = plan_transfer(wallet, payment)
             lines = [f"{format_credits(payment.amount)} credits to {to.strip()}", *_iterate_draws(plan.draws)]
-            if dry_run:
-                emit({"dry_run": True, **_describe_plan(to, plan)}, ["It would pay:", *lines], as_json)
+            if signing.dry_run:
+                emit({"dry_run": True, **_describe_plan(to, plan)}, ["It would pay:", *lines], signing.as_json)
                 return
-            if not yes and sys.stdin.isatty():
+            if not signing.yes and sys.stdin.isatty():
                 for line in lines:
                     click.echo(line, err=True)
-            confirm("Pay this?", yes)
-        key = wallet.unlock(make_passphrase(passphrase_file))
+            signing.confirm("Pay this?")
+        key = wallet.unlock(signing.passphrase)
         with explain_interruption("the payment may be signed already and become final; see `allmende wallet pending`"):
             outcome = send_transfer(wallet, key, payment, wait_seconds, same)
-        _tell(context, wallet, outcome, as_json, was_pending=same is not None)
+        _tell(context, wallet, outcome, signing.as_json, was_pending=same is not None)
 
 
 def _describe_plan(to: str, plan: Any) -> dict[str, Any]:
