@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from node.errors import Refused, Unreachable, UserError
 from node.terminal import emit, explain_interruption, home_option, json_option
@@ -142,7 +143,7 @@ def restore(
             kind = Unreachable if isinstance(error, Unreachable) else UserError
             raise kind(
                 f"{wallet.address} is restored, but a record of the old machine may still come between: {error}. Run "
-                "`allmende wallet unlock` before the next payment"
+                "`allmende wallet unlock --fill` before the next payment"
             ) from error
         document = {"address": wallet.address, "federation": wallet.federation_address} | describe_document(freed)
         emit(document, [f"Restored: {wallet.address}", describe_freed(freed)], as_json)
@@ -156,7 +157,7 @@ def restore(
 def backup(context: click.Context, home: Path, passphrase_file: Path | None, as_json: bool) -> None:
     """Show the 24 words again. `backup verify` checks what you wrote down."""
     if context.invoked_subcommand is not None:
-        context.obj = home, passphrase_file
+        context.obj = home
         return
     from node.wallet.wallet import Wallet
 
@@ -165,9 +166,10 @@ def backup(context: click.Context, home: Path, passphrase_file: Path | None, as_
 
 
 @backup.command()
+@home_option
 @json_option
-@click.pass_obj
-def verify(place: tuple[Path, Path | None], as_json: bool) -> None:
+@click.pass_context
+def verify(context: click.Context, home: Path, as_json: bool) -> None:
     """Compare the words on your paper (asked for, or read from standard input) with the wallet.
 
     Needs no passphrase: the words lead to the wallet's address, or they do not.
@@ -178,7 +180,9 @@ def verify(place: tuple[Path, Path | None], as_json: bool) -> None:
     from node.wallet.wallet import Wallet
     from protocol.identifiers import compute_account_id
 
-    wallet = Wallet.open(place[0])
+    # --home may stand on either side of the verb; the nearer one counts.
+    is_named_here = context.get_parameter_source("home") is ParameterSource.COMMANDLINE
+    wallet = Wallet.open(home if is_named_here else context.obj)
     key = Key(derive_seed(check_mnemonic(_read_words()), "account"))
     found = encode_address(Kind.ACCOUNT, compute_account_id(wallet.federation, key.public_key))
     if found != wallet.address:

@@ -88,6 +88,25 @@ class Freed(NamedTuple):
     """How many attempts this command asked for."""
 
 
+class NextSlot(NamedTuple):
+    """The account's next slot, before anything is asked for."""
+
+    sequence: int
+    own: tuple[Entry, ...]
+    """What this wallet signed for it and is not known to be final."""
+    found: api.AccountSlot
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether anything is to be freed: a record claims the slot, or somebody asked for an attempt."""
+        return bool(self.own or self.found.records or self.found.request)
+
+    @property
+    def claims_count(self) -> int:
+        """How many records claim it, of which this wallet or the node knows."""
+        return len({entry.record for entry in self.own} | set(self.found.records))
+
+
 def finish_entry(wallet: Wallet, key: Ed25519PrivateKey, entry: Entry, wait_seconds: float = WAIT_SECONDS) -> Outcome:
     """Send a journalled record, and free its slot if it is contested; what became of the record.
 
@@ -114,16 +133,30 @@ def unlock_account(wallet: Wallet, key: Ed25519PrivateKey, wait_seconds: float =
 
     Raises: UserError; Unreachable; Refused.
     """
+    return free_slot(wallet, key, look_at_next_slot(wallet), wait_seconds)
+
+
+def look_at_next_slot(wallet: Wallet) -> NextSlot:
+    """What is known of the account's next slot; what became final before it is written down. Signs nothing.
+
+    Raises: UserError; Unreachable.
+    """
     sequence = read_account(wallet).next_sequence
     for entry in find_pending(wallet):
         if entry.sequence < sequence:
             settle_slot(wallet, entry.sequence)
-    slot = wallet.client.get_slot(wallet.address)
-    own = [entry for entry in find_pending(wallet) if entry.sequence == sequence]
-    if not (own or slot.records or slot.request or _choose_fence_lot(wallet, read_account(wallet))):
+    own = tuple(entry for entry in find_pending(wallet) if entry.sequence == sequence)
+    return NextSlot(sequence, own, wallet.client.get_slot(wallet.address))
+
+
+def free_slot(
+    wallet: Wallet, key: Ed25519PrivateKey, slot: NextSlot, wait_seconds: float = WAIT_SECONDS
+) -> Freed | None:
+    """Free that slot; None when nothing claims it and no credits could be spent in it. Raises: as `unlock_account`."""
+    if not slot.is_claimed and _choose_fence_lot(wallet, read_account(wallet)) is None:
         return None
-    wish = decode_record(wallet.federation, own[0].record) if own else None
-    return unlock_slot(wallet, key, sequence, wish, wait_seconds)
+    wish = decode_record(wallet.federation, slot.own[0].record) if slot.own else None
+    return unlock_slot(wallet, key, slot.sequence, wish, wait_seconds)
 
 
 def unlock_slot(

@@ -16,6 +16,7 @@ from node.wallet.options import Signing, signing_options
 SIGNING = [
     wallet.commands["send"],
     wallet.commands["rotate"],
+    wallet.commands["unlock"],
     job.commands["reclaim"],
     budget.commands["request"],
     budget.commands["leave"],

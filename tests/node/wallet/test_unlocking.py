@@ -214,7 +214,7 @@ def test_what_no_member_may_vote_for_any_more_gives_way_to_a_fence(wallet, node,
     """A record of another epoch was signed for the slot, and nobody certified it."""
     late = sign_elsewhere(wallet, program, 1, epoch=7)
     wallet.journal.add(late.scope, 0, late.id, late.encoded, "a late payment")
-    assert run(["wallet", "unlock", "--home", str(wallet.home)]) == 0
+    assert run(["wallet", "unlock", "-y", "--home", str(wallet.home)]) == 0
     said = capsys.readouterr()
     assert "Not done: a late payment" in said.err
     assert "0.001 credits to yourself" in said.out
@@ -242,6 +242,31 @@ def test_credits_that_can_not_be_passed_on_make_a_fence_all_the_same(wallet, fun
 def test_an_account_without_claims_and_credits_needs_no_unlock(wallet, node):
     assert unlock_account(wallet, wallet.unlock(None)) is None
     assert node.proposals == []
+
+
+def test_an_unlock_by_hand_signs_nothing_when_nothing_is_to_be_freed(wallet, node, program, capsys):
+    assert run(["wallet", "unlock", "-y", "--home", str(wallet.home)]) == 0
+    assert "Nothing has to be unlocked" in capsys.readouterr().out
+    assert node.proposals == []
+    assert wallet.journal.history(10) == []
+
+
+def test_an_unlock_by_hand_shows_what_it_would_do_and_asks(wallet, node, federation, program, payment, capsys):
+    ask_elsewhere(wallet, federation)
+    sign(wallet, payment)
+    assert run(["wallet", "unlock", "--dry-run", "--home", str(wallet.home)]) == 0
+    assert "1 record claims this account's slot 0 (attempts to free it so far: 1): a payment" in capsys.readouterr().out
+    assert run(["wallet", "unlock", "--home", str(wallet.home)]) == 1
+    assert "needs -y" in capsys.readouterr().err
+    assert node.proposals == []
+    assert run(["wallet", "unlock", "-y", "--home", str(wallet.home)]) == 0
+    assert len(list_proposals(node)) == 1
+
+
+def test_after_a_restore_that_broke_off_the_slot_is_filled_on_request(wallet, node, program, capsys):
+    assert run(["wallet", "unlock", "--fill", "-y", "--home", str(wallet.home)]) == 0
+    assert "0.001 credits to yourself" in capsys.readouterr().out
+    assert len(list_proposals(node)) == 1
 
 
 def test_a_stranger_is_told_that_the_account_is_not_theirs(wallet, program, federation):
