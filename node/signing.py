@@ -94,10 +94,10 @@ class Signing:
             )
         return None
 
-    def check(self) -> None:
-        """Raises: UserError when this member signs nothing under the version in force."""
+    def check(self, remedy: str = "others' nodes take what you want to hand in") -> None:
+        """Raises: UserError, with what to do instead, when this member signs nothing under the version in force."""
         if (obstacle := self.find_obstacle()) is not None:
-            raise UserError(f"{obstacle} (others' nodes take what you want to hand in)")
+            raise UserError(f"{obstacle} ({remedy})")
 
     def note_heard(self, number: int) -> None:
         """All that this member has was fetched from it since the start."""
