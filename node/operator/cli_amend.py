@@ -19,7 +19,7 @@ from node.operator.connection import connect
 from node.operator.homes import node_home_option
 from node.operator.rates import read_rates
 from node.served_charter import verify_charter
-from node.terminal import FILE, dry_run_option, emit, json_option, yes_option
+from node.terminal import FILE, dry_run_option, emit, format_moment, json_option, yes_option
 from protocol.charter import Charter, Charters, decode_charter
 from protocol.errors import InvalidInput
 
@@ -134,7 +134,9 @@ def show_in_force(home: NodeHome, url: str | None, as_json: bool) -> None:
     charter = charters[answer.version]
     lines = founding.compute_summary(charter, answer.addresses)
     for amendment in answer.amendments:
-        since = f"in force since {_say_time(amendment.in_force_since)}" if amendment.in_force_since else "not in force"
+        since = (
+            f"in force since {format_moment(amendment.in_force_since)}" if amendment.in_force_since else "not in force"
+        )
         lines += ["", f"Version {amendment.version}, {since}: {amendment.record}"]
         changes = describe_changes(charters[amendment.version - 1], charters[amendment.version])
         lines += [f"  {line}" for line in changes]
@@ -154,13 +156,7 @@ def say_since(answer: api.Charter) -> str:
     """Since when the version in force holds, as the node saw it; nothing for the founding charter."""
     moments = {amendment.version: amendment.in_force_since for amendment in answer.amendments}
     moment = moments.get(answer.version)
-    return f", in force since {_say_time(moment)}" if moment else ""
-
-
-def _say_time(unix_seconds: int | None) -> str:
-    import time
-
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix_seconds))
+    return f", in force since {format_moment(moment)}" if moment else ""
 
 
 def _describe_amendment(amendment: api.Amendment) -> dict[str, object]:

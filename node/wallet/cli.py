@@ -13,12 +13,11 @@ import click
 from click.core import ParameterSource
 
 from node.errors import Refused, Unreachable, UserError
-from node.terminal import emit, explain_interruption, home_option, json_option
+from node.terminal import emit, explain_interruption, format_date, home_option, json_option
 from node.wallet.cli_rotate import rotate
 from node.wallet.cli_unlock import EXIT_NOT_YET, describe_document, tell_lost, unlock
 from node.wallet.options import (
     Signing,
-    format_date,
     make_passphrase,
     node_option,
     passphrase_option,
@@ -255,6 +254,7 @@ def balance(home: Path, node_url: str | None, verify: bool, as_json: bool) -> No
                     "member": entry.member,
                     "member_name": entry.member_name,
                     "until_epoch": entry.until_epoch,
+                    "until_seconds": wallet.compute_epoch_end(entry.until_epoch),
                     "reason": entry.reason,
                     "appeal": entry.appeal,
                 }
@@ -262,7 +262,7 @@ def balance(home: Path, node_url: str | None, verify: bool, as_json: bool) -> No
             ],
             "node": wallet.node_url,
         }
-        lines = [*_iterate_balance(wallet, document, account.epoch, lots), *list_stops(account)]
+        lines = [*_iterate_balance(wallet, document, account.epoch, lots), *list_stops(wallet, account)]
         emit(document, lines, as_json)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from node.errors import UserError
-from node.terminal import emit, home_option, json_option, make_printable
-from node.wallet.options import Signing, format_date, node_option, signing_options
+from node.terminal import emit, format_date, home_option, json_option, make_printable
+from node.wallet.options import Signing, node_option, signing_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -99,8 +98,3 @@ def make_passphrase(file: Path | None) -> Passphrase:
     from node.keystore import Passphrase
 
     return Passphrase(file)
-
-
-def format_date(unix_seconds: int) -> str:
-    """A day for people, in universal time, like the epochs."""
-    return time.strftime("%Y-%m-%d", time.gmtime(unix_seconds))

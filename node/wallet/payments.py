@@ -94,7 +94,7 @@ def plan_transfer(wallet: Wallet, payment: Payment, account: api.Account | None 
         raise UserError("that is this wallet's own address: there is nothing to pay")
     check_text(payment.memo, MEMO_BYTES_MAX, "memo")
     account = account or read_account(wallet)
-    check_not_stopped(account)
+    check_not_stopped(wallet, account)
     programs = {program.id for program in wallet.client.get_programs() if program.is_transferable}
 
     def is_payable(lot: Lot) -> bool:
@@ -139,7 +139,7 @@ def sign_next(
         account = read_account(wallet)
         check_key(wallet, account, key)
         if kind in (Kind.TRANSFER, Kind.HOLD):
-            check_not_stopped(account)
+            check_not_stopped(wallet, account)
         body = build_body(account)
         federation = wallet.federation
         keys = (key, *cosigners)

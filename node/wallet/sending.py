@@ -233,7 +233,7 @@ def _handle_refusal(wallet: Wallet, entry: Entry, rejection: Rejected) -> Outcom
     reason = rejection.reason.name.lower().replace("_", " ")
     refusal = f"{reason}: {rejection.detail}" if rejection.detail else reason
     if rejection.reason is Reason.SUSPENDED:
-        refusal = "; ".join([refusal, *list_stops(wallet.client.get_account(wallet.address))])
+        refusal = "; ".join([refusal, *list_stops(wallet, wallet.client.get_account(wallet.address))])
     is_contested, is_waiting = rejection.reason is Reason.SLOT_CONTESTED, rejection.reason in WAITING_REASONS
     return Outcome(reread(wallet, entry), None, refusal, is_contested, is_waiting)
 
