@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,8 +141,8 @@ def show_in_force(home: NodeHome, url: str | None, as_json: bool) -> None:
         lines += ["", f"Version {amendment.version}, {since}: {amendment.record}"]
         changes = describe_changes(charters[amendment.version - 1], charters[amendment.version])
         lines += [f"  {line}" for line in changes]
-    for proposal in answer.proposals:
-        lines += ["", *describe_proposal(proposal, charters)]
+    if answer.proposals:
+        lines += ["", *describe_proposals(answer.proposals, charters)]
     document = {
         "federation": answer.federation,
         "version": answer.version,
@@ -193,6 +194,32 @@ def describe_proposal(proposal: api.Proposal, charters: Charters) -> list[str]:
         f"  Votes of weight {proposal.weight}, {before.quorum} needed: {', '.join(proposal.voted_by) or 'none yet'}",
         *(f"  {line}" for line in _list_changes(proposal, charters)),
     ]
+
+
+def describe_proposals(proposals: Sequence[api.Proposal], charters: Charters) -> list[str]:
+    """All open amendments, and how the votes stand between those that compete."""
+    lines = [line for proposal in proposals for line in describe_proposal(proposal, charters)]
+    return [*lines, *describe_contest(proposals, charters)]
+
+
+def describe_contest(proposals: Sequence[api.Proposal], charters: Charters) -> list[str]:
+    """How the votes are split between amendments that compete for one version, and what then helps."""
+    if len(proposals) < 2:
+        return []
+    charter = charters[proposals[0].version - 1]
+    voted = {name for proposal in proposals for name in proposal.voted_by}
+    unvoted = sum(member.weight for member in charter.fields.members if member.name not in voted)
+    weights = [proposal.weight for proposal in proposals]
+    lines = [
+        f"{len(proposals)} amendments compete for version {charter.version + 1}, and one can win: votes of weight "
+        f"{' and '.join(map(str, weights))}, {charter.quorum} needed, {unvoted} not voted yet."
+    ]
+    if max(weights) + unvoted < charter.quorum:
+        lines.append(
+            "The votes are split: none can win by itself any more. Agree on one, let members of weight "
+            f"{charter.quorum} approve it (`allmende member vote`), then run `allmende member unlock` for it."
+        )
+    return lines
 
 
 @click.command()
@@ -291,7 +318,7 @@ def list_proposals(client: NodeClient, as_json: bool) -> None:
     """What is proposed, as a node tells it."""
     answer = client.get_charter()
     charters = read_versions(answer)
-    lines = [line for proposal in answer.proposals for line in describe_proposal(proposal, charters)]
+    lines = describe_proposals(answer.proposals, charters)
     emit(
         {"version": answer.version, "proposals": [_describe(it, charters) for it in answer.proposals]},
         lines or ["Nothing is proposed."],
