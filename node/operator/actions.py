@@ -121,7 +121,7 @@ class OperatorActions:
         is_past = record.sequence < self._ledger.get_next_sequence(record.scope)
         if is_past and not self.member.replica.is_final(record.id):
             raise Rejected(
-                Reason.SLOT_TAKEN, "another record became final in its slot: is the member key used elsewhere?"
+                Reason.SLOT_TAKEN, "another record became final in its place: is the member key used elsewhere?"
             )
 
     def describe_state(self, record_id: bytes) -> api.Submitted:

@@ -39,17 +39,17 @@ def tell_lost(entries: Iterable[Entry]) -> None:
 
 @click.command()
 @click.option(
-    "--fill", is_flag=True, help="Fill the next slot even if nothing claims it: after a restore that broke off."
+    "--fill", is_flag=True, help="Fill the next place even if nothing claims it: after a restore that broke off."
 )
 @wait_option
 @signing_options
 @click.pass_context
 def unlock(context: click.Context, fill: bool, signing: Signing, wait_seconds: float) -> None:
-    """Free the account when several records claim its next slot, or one never becomes final.
+    """Free the account when several payments were signed for its next place, or one never becomes final.
 
-    Payments do this by themselves. Either a record that is known becomes final there, or a payment of 0.001 credits
-    to yourself; nothing else that was signed for the slot, here or on another machine, ever will. When nothing claims
-    the slot, nothing is signed.
+    An account's records have numbered places, each for one of them. Payments free theirs by themselves. Either a
+    record that is known becomes final there, or a payment of 0.001 credits to yourself; nothing else that was signed
+    for the place, here or on another machine, ever will. When nothing claims it, nothing is signed.
 
     Example: allmende wallet unlock
     """
@@ -82,6 +82,6 @@ def _describe_plan(slot: NextSlot) -> str:
     before = f" (attempts to free it so far: {slot.found.attempt})" if slot.found.attempt else ""
     own = f": {'; '.join(entry.purpose for entry in slot.own)}" if slot.own else ""
     return (
-        f"{claims} this account's slot {slot.sequence}{before}{own}. The members are asked to let one record have it: "
+        f"{claims} this account's place {slot.sequence}{before}{own}. The members are asked to let one record have it: "
         "one of these if the rules still allow it, else a payment of 0.001 credits to yourself."
     )

@@ -149,7 +149,10 @@ def sign_next(
         def make_record(sequence: int, _before: bytes | None) -> tuple[bytes, bytes]:
             # The head was proven above; what the journal has before may be a record that lost its slot.
             if sequence != account.next_sequence:
-                raise UserError("the node and this wallet disagree about the account's next slot: nothing was signed")
+                raise UserError(
+                    "the node and this wallet disagree which payment comes next, so nothing was signed: "
+                    "try another node with --node"
+                )
             scope = account_scope(wallet.account)
             draft = RecordDraft(kind, account.epoch, scope, sequence, head, body, signers)
             record = sign_record(federation, draft, keys)

@@ -27,7 +27,9 @@ def list_stops(wallet: Wallet, account: api.Account) -> list[str]:
             f"member's own list); appeal: {make_printable(entry.appeal) or 'that member'}"
         )
     if account.is_frozen:
-        stops.append("frozen for good: two records became final in one of its slots; see allmende evidence ls")
+        stops.append(
+            "frozen for good: two of its payments became final that exclude each other; see allmende evidence ls"
+        )
     return stops
 
 

@@ -72,7 +72,7 @@ PAUSE_SECONDS_MAX = 8.0
 
 POLL_SECONDS = 0.2
 FENCE_MILLICREDITS = 1
-FENCE_PURPOSE = "fence off what another machine may have signed"
+FENCE_PURPOSE = "0.001 credits to yourself, which closes what another machine may have signed"
 OTHER_PURPOSE = "signed on another machine of this wallet"
 _PASSING_REASONS = frozenset({Reason.ATTEMPT_CLOSED, Reason.CHARTER_CHANGING, Reason.SLOT_TAKEN})
 """Refusals that say nothing against the proposed record."""
@@ -261,7 +261,9 @@ class _Unlocking:
         step_seconds = int(min(STEP_SECONDS << min(self.attempts, 8), api.WAIT_SECONDS_MAX, max(1.0, seconds_left)))
         attempt = max([self._asked, *(entry.attempt for entry in wallet.journal.slot(*self._slot))]) + 1
         if attempt > ATTEMPT_MAX:
-            raise UserError(f"slot {self._slot[1]} of this account was unlocked too often: wait for the next charter")
+            raise UserError(
+                f"place {self._slot[1]} of this account was unlocked too often: wait until the charter changes"
+            )
         self._asked = attempt
         self.attempts += 1
         request = sign_unlock_request(wallet.federation, self._slot, attempt, self._public_key, self._key)
@@ -350,19 +352,19 @@ def list_lost(wallet: Wallet, entries: Iterable[Entry]) -> list[Entry]:
 def describe_freed(freed: Freed | None) -> str:
     """One line for people."""
     if freed is None:
-        return "No record claims the account's next slot, and it holds no credits: there is nothing to unlock."
+        return "Nothing claims the account's next place, and it holds no credits: there is nothing to unlock."
     if freed.record is None:
         return (
-            f"Slot {freed.sequence} is not free yet: too few members answered, or another machine of this wallet is at "
-            "it, too. `allmende wallet unlock` goes on."
+            f"Place {freed.sequence} is not free yet: too few members answered, or another machine of this wallet "
+            "is at it, too. `allmende wallet unlock` goes on."
         )
     name = encode_address(AddressKind.RECORD, freed.record.id)
     if is_fence(freed.record):
         return (
-            f"Slot {freed.sequence} is closed by a payment of 0.001 credits to yourself ({name}), so nothing that "
+            f"Place {freed.sequence} is closed by a payment of 0.001 credits to yourself ({name}), so nothing that "
             "another machine signed for it can become final later."
         )
-    return f"{name} is final in slot {freed.sequence}; whatever else was signed for that slot never will be."
+    return f"{name} is final in place {freed.sequence}; whatever else was signed for that place never will be."
 
 
 def is_fence(record: Record) -> bool:

@@ -61,7 +61,7 @@ def get_movements(record: Record) -> list[Movement]:
 def describe(record: Record) -> Iterator[str]:
     """Lines for people: the kind, and what it moves."""
     yield f"{describe_kind(record)} {encode_address(AddressKind.RECORD, record.id)}"
-    yield f"by {describe_scope(record)}, slot {record.sequence}, epoch {record.epoch}"
+    yield f"by {describe_scope(record)}, place {record.sequence}, epoch {record.epoch}"
     for movement in get_movements(record):
         to = "in escrow for" if isinstance(record.body, Hold) else "to"
         account = encode_address(AddressKind.ACCOUNT, movement.account)

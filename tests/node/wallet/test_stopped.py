@@ -53,7 +53,7 @@ def test_a_frozen_account_signs_nothing_and_says_why(wallet, node, fund, receive
     fund(wallet, 1000)
     node.overrides["is_frozen"] = True
     assert run(["wallet", "send", receiver, "1", "-y", "--home", str(wallet.home)]) == 4
-    assert "two records became final in one of its slots" in capsys.readouterr().err
+    assert "two of its payments became final that exclude each other" in capsys.readouterr().err
     assert wallet.journal.history() == []
 
 

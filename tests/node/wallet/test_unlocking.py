@@ -255,7 +255,9 @@ def test_an_unlock_by_hand_shows_what_it_would_do_and_asks(wallet, node, federat
     ask_elsewhere(wallet, federation)
     sign(wallet, payment)
     assert run(["wallet", "unlock", "--dry-run", "--home", str(wallet.home)]) == 0
-    assert "1 record claims this account's slot 0 (attempts to free it so far: 1): a payment" in capsys.readouterr().out
+    assert (
+        "1 record claims this account's place 0 (attempts to free it so far: 1): a payment" in capsys.readouterr().out
+    )
     assert run(["wallet", "unlock", "--home", str(wallet.home)]) == 1
     assert "needs -y" in capsys.readouterr().err
     assert node.proposals == []
@@ -267,6 +269,24 @@ def test_after_a_restore_that_broke_off_the_slot_is_filled_on_request(wallet, no
     assert run(["wallet", "unlock", "--fill", "-y", "--home", str(wallet.home)]) == 0
     assert "0.001 credits to yourself" in capsys.readouterr().out
     assert len(list_proposals(node)) == 1
+
+
+def test_the_history_says_in_words_what_an_unlock_paid_to_oneself(wallet, program, capsys):
+    unlock_account(wallet, wallet.unlock(None))
+    assert run(["wallet", "history", "--home", str(wallet.home)]) == 0
+    assert "to yourself, which closed what another machine may have signed" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_without_the_node_the_history_calls_a_payment_void_that_lost_its_place(
+    wallet, federation, program, payment, capsys
+):
+    sign(wallet, payment)
+    other = sign_elsewhere(wallet, program, 7)
+    with federation.lock:
+        federation.submit(other.encoded)
+    unlock_account(wallet, wallet.unlock(None))
+    assert run(["wallet", "history", "--home", str(wallet.home), "--node", "http://127.0.0.1:9"]) == 0
+    assert any(line.startswith("void ") for line in capsys.readouterr().out.splitlines())
 
 
 def test_a_stranger_is_told_that_the_account_is_not_theirs(wallet, program, federation):
