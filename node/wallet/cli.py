@@ -292,7 +292,7 @@ def history(home: Path, node_url: str | None, limit: int, with_proof: bool, as_j
 
     `proven` stands where this wallet has checked a receipt itself; the rest is what the node says.
     """
-    from node.wallet.history import Line, read_history
+    from node.wallet.history import read_history
     from node.wallet.wallet import Wallet
 
     with Wallet.open(home, node_url) as wallet:
@@ -304,7 +304,7 @@ def history(home: Path, node_url: str | None, limit: int, with_proof: bool, as_j
             "is_from_node": not page.is_offline,
             "records": [line.to_document() for line in page.lines],
         }
-        emit(document, map(Line.to_text, page.lines), as_json)
+        emit(document, (line.to_text(wallet.compute_epoch_end) for line in page.lines), as_json)
 
 
 # -- paying ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ invent one in the owner's name.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from node.addresses import Kind as AddressKind
@@ -58,8 +59,8 @@ class Line(NamedTuple):
             "is_proven": self.is_proven,
         }
 
-    def to_text(self) -> str:
-        """For people: state, amount, kind, the other side, memo, record."""
+    def to_text(self, compute_epoch_end: Callable[[int], int]) -> str:
+        """For people: state, amount, kind, the other side, memo, record. Epochs are told by their ends."""
         is_own = self.record.scope == account_scope(self.account)
         others = sorted({m.account for m in get_movements(self.record)} - {self.account})
         if not is_own and self.record.scope[0] == 1:
@@ -74,7 +75,8 @@ class Line(NamedTuple):
         amount = f"{'+' if self.change > 0 else ''}{format_credits(self.change)}" if self.change else "-"
         name = encode_address(AddressKind.RECORD, self.record.id)
         mark = "proven" if self.is_proven else STATES.get(self.state, self.state)
-        parts = [f"{mark:<10}", f"{amount:>14}", describe_kind(self.record), other, describe_note(self.record), name]
+        note = describe_note(self.record, compute_epoch_end)
+        parts = [f"{mark:<10}", f"{amount:>14}", describe_kind(self.record), other, note, name]
         return "  ".join(part for part in parts if part)
 
 
