@@ -401,10 +401,10 @@ def _tell(
         context.exit(EXIT_NOT_YET)
 
 
-_RESEND = ": `allmende wallet pending --resend` sends the very same bytes again"
+_RESEND = ": `allmende wallet pending --resend` sends it again, and never pays twice"
 _KEPT = (
-    ". It stays pending, since one node's refusal is no proof that no other member votes for it; "
-    "`allmende wallet pending --resend --node URL` asks another"
+    ". It stays pending, because other members may have taken it; "
+    "`allmende wallet pending --resend --node URL` asks another node"
 )
 
 
@@ -424,7 +424,9 @@ def _describe_entry(entry: Entry) -> dict[str, Any]:
 @group.command()
 @home_option
 @node_option
-@click.option("--resend", is_flag=True, help="Send the very same bytes again, and wait for the proof.")
+@click.option(
+    "--resend", is_flag=True, help="Send them again, the same ones and no second time, and wait for the proof."
+)
 @wait_option
 @json_option
 @click.pass_context
@@ -433,8 +435,9 @@ def pending(
 ) -> None:
     """Show what was signed and is not known to be final.
 
-    While something is pending, nothing new is signed after it. A node that refuses a record is not believed alone:
-    other members may have voted for it. It leaves this list when a receipt proves it, or another record, final.
+    While something is pending, nothing new is signed after it. A node that refuses it is not believed alone: other
+    members may have taken it. It leaves this list when it is proved final, or proved void because another payment has
+    its place.
     """
     from node.wallet.payments import resend_pending
     from node.wallet.sending import is_open

@@ -12,7 +12,7 @@ TEXTS = {
     Reason.WRITER_WRONG: "this account may not sign that, or its key was changed: see `allmende wallet balance`",
     Reason.EPOCH_WRONG: "it was signed for another epoch than the node's clock shows: set the clock right, or run "
     "`allmende wallet unlock` if that epoch is over",
-    Reason.SLOT_TAKEN: "another payment of this account became final in its place: `allmende wallet pending` names it",
+    Reason.SLOT_TAKEN: "another payment of this account became final in its place: see `allmende wallet history`",
     Reason.SLOT_CONTESTED: "another payment was signed for the same place of this account: `allmende wallet unlock` "
     "lets one of them win",
     Reason.PREDECESSOR_WRONG: "it follows a payment that is not this account's last: run `allmende wallet unlock`",

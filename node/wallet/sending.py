@@ -190,8 +190,8 @@ def submit_entry(wallet: Wallet, entry: Entry, wait_seconds: float = WAIT_SECOND
         except Unreachable as error:
             if remaining <= pause:
                 raise Unreachable(
-                    f"{error}. The record is signed and kept; `allmende wallet pending --resend` sends the very "
-                    "same bytes again"
+                    f"{error}. It is signed and kept; `allmende wallet pending --resend` sends it again, and never "
+                    "pays twice"
                 ) from error
         except UserError as error:
             return Outcome(reread(wallet, entry), None, str(error))
