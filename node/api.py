@@ -197,13 +197,15 @@ class Suspension(msgspec.Struct):
     until_epoch: int
     """The last epoch of it."""
     reason: int
-    """A code that the federation's policy explains."""
+    """A number that means what the suspending member says that it means."""
     appeal: str
     """To whom the owner can turn."""
     evidence: str | None
     """SHA-256 of what the member decided on, in hex."""
     record: str | None
     """None when this node has the state without the record: then reason, appeal and evidence are not known here."""
+    until_seconds: int = 0
+    """Unix seconds at which that epoch ends."""
 
 
 class Account(msgspec.Struct):

@@ -223,7 +223,8 @@ def status(home: NodeHome, url: str | None, as_json: bool) -> None:
         *(f"  {'up  ' if peer.is_connected else 'down'}  {peer.name}  {peer.peer_id}" for peer in found.peers),
     ]
     if found.frozen_count:
-        lines.append(f"Frozen    {found.frozen_count} of all accounts, holds and tags: two records final in one slot")
+        what = f"{found.frozen_count} of all accounts, holds and tags"
+        lines.append(f"Frozen    {what}: two records final that exclude each other")
     if found.evidence:
         more = f" and {len(found.evidence) - 1} more" if len(found.evidence) > 1 else ""
         lines.append(f"Evidence  {found.evidence[0]}{more}; see allmende evidence ls")

@@ -159,7 +159,9 @@ class _Daemon:
         """Another version is known or in force: let its members in, and write down what proves it."""
         replica = self._member.replica
         known = {**self._founding_charters, **replica.ledger.charters}
-        self._neighbours.follow(known[version] for version in sorted(known) if version >= replica.version - 1)
+        current = [known[version] for version in sorted(known) if version >= replica.version]
+        before = [known[replica.version - 1]] if replica.version else []
+        self._neighbours.follow(current, before)
         self._transport.set_peers(self._neighbours.list_calls())
         self._save_federation()
 
@@ -181,8 +183,8 @@ class _Daemon:
     async def _learn_addresses(self) -> None:
         """Ask connected members for their addresses that nobody told us, to call them and to tell others."""
         is_news = False
-        for peer_id in self._transport.connected():
-            if peer_id in self._neighbours and not self._neighbours.has_address(peer_id):
+        for peer_id in self._neighbours.list_others().keys() & self._transport.connected():
+            if not self._neighbours.has_address(peer_id):
                 card = await self._cards.ask(peer_id)
                 if card is not None and card.member == self._neighbours.get_number(peer_id):
                     is_news |= self._neighbours.note_address(peer_id, card.address)

@@ -1,9 +1,9 @@
 """The other members' nodes: who is let in, who is called, and where; it follows the charter.
 
 Let in are the members of every version from the one before the one in force to the newest that is known: a new member
-can fetch the ledger before its version is in force, and one that left still hears that it left, until the charter
-changes again. Addresses are no part of the charter: they come from the founding file, the settings and the members'
-own cards.
+can fetch the ledger before its version is in force, and one that left still hears that it left when it calls, until
+the charter changes again. Addresses are no part of the charter: they come from the founding file, the settings and the
+members' own cards.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Neighbours:
         """
         self._own_number = own_number
         self._members: dict[str, Member] = {}
+        self._current: dict[str, Member] = {}
         self._addresses: dict[str, list[str]] = {}
         for charter in charters.values():
             for member in charter.fields.members:
@@ -41,11 +42,11 @@ class Neighbours:
             self._addresses[peer_id].append(address)
         self.follow(charters.values())
 
-    def follow(self, charters: Iterable[Charter]) -> None:
-        """Let in the members of these versions, the last one's names counting."""
-        self._members = {
-            compute_peer_id(member.peer_key): member for charter in charters for member in charter.fields.members
-        }
+    def follow(self, charters: Iterable[Charter], before: Iterable[Charter] = ()) -> None:
+        """Let in the members of these versions, the last one's names counting; of the versions `before` them, too, but
+        call those that left no more: a node that is gone for good would be called for ever."""
+        self._current = _list_peers(charters)
+        self._members = _list_peers(before) | self._current
 
     def __contains__(self, peer_id: object) -> bool:
         """True when the peer may connect."""
@@ -58,16 +59,16 @@ class Neighbours:
         return member.number if member is not None else 0
 
     def list_others(self) -> dict[str, Member]:
-        """Peer id -> member, of all that are let in."""
-        return {peer_id: it for peer_id, it in self._members.items() if it.number != self._own_number}
+        """Peer id -> member, of all that did not leave."""
+        return {peer_id: it for peer_id, it in self._current.items() if it.number != self._own_number}
 
     def list_calls(self) -> dict[str, list[str]]:
-        """Peer id -> addresses to call, of all that are let in."""
+        """Peer id -> addresses to call, of all that did not leave."""
         return {peer_id: list(self._addresses.get(peer_id, ())) for peer_id in self.list_others()}
 
     def list_addresses(self) -> dict[str, str]:
         """Name -> first known address, our own node's too."""
-        known = {it.name: self._addresses.get(peer_id, []) for peer_id, it in self._members.items()}
+        known = {it.name: self._addresses.get(peer_id, []) for peer_id, it in self._current.items()}
         return {name: addresses[0] for name, addresses in known.items() if addresses}
 
     def has_address(self, peer_id: str) -> bool:
@@ -82,3 +83,7 @@ class Neighbours:
             return False
         self._addresses[peer_id] = [address]
         return True
+
+
+def _list_peers(charters: Iterable[Charter]) -> dict[str, Member]:
+    return {compute_peer_id(member.peer_key): member for charter in charters for member in charter.fields.members}

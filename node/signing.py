@@ -46,7 +46,7 @@ class Signing:
         self._vote_keys.erase(set(named.values()) - wanted)
         self._note_quorum()
         if (obstacle := self.find_obstacle()) is not None:
-            log.error("%s", obstacle)
+            log.log(self._weigh_obstacle(), "%s", obstacle)
 
     def _choose_key(self) -> None:
         member = self._replica.ledger.charters[self._voter.version].members.get(self._voter.member)
@@ -77,9 +77,8 @@ class Signing:
 
     def find_obstacle(self) -> str | None:
         """Why this member signs nothing under the version in force, in words; None when it may."""
-        charters = self._replica.ledger.charters
-        if self._voter.member not in charters[self._voter.version].members:
-            if any(self._voter.member in charters[version].members for version in range(self._voter.version)):
+        if not self._is_named:
+            if self._was_named:
                 return "this institution is no member of the federation any more: its node reads on and signs nothing"
             return "this institution is no member yet: its node signs when a charter that names it is in force"
         if self.is_silenced:
@@ -94,10 +93,26 @@ class Signing:
             )
         return None
 
-    def check(self) -> None:
-        """Raises: UserError when this member signs nothing under the version in force."""
+    def _weigh_obstacle(self) -> int:
+        """The level at which it is logged. Who joins reads its way through versions that don't name it, and who was
+        let go has a sound node; a key that is not where it should be is an error."""
+        if self._is_named:
+            return logging.ERROR
+        return logging.WARNING if self._was_named else logging.INFO
+
+    @property
+    def _is_named(self) -> bool:
+        return self._voter.member in self._replica.ledger.charters[self._voter.version].members
+
+    @property
+    def _was_named(self) -> bool:
+        charters = self._replica.ledger.charters
+        return any(self._voter.member in charters[version].members for version in range(self._voter.version))
+
+    def check(self, remedy: str = "others' nodes take what you want to hand in") -> None:
+        """Raises: UserError, with what to do instead, when this member signs nothing under the version in force."""
         if (obstacle := self.find_obstacle()) is not None:
-            raise UserError(f"{obstacle} (others' nodes take what you want to hand in)")
+            raise UserError(f"{obstacle} ({remedy})")
 
     def note_heard(self, number: int) -> None:
         """All that this member has was fetched from it since the start."""

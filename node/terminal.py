@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -82,6 +83,16 @@ def emit(document: Mapping[str, object], text_lines: Iterable[str], as_json: boo
 def make_printable(text: str) -> str:
     """What others wrote, for a terminal: in one line and without the characters that a terminal obeys."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def format_date(unix_seconds: int) -> str:
+    """A day for people, in universal time, like the epochs."""
+    return time.strftime("%Y-%m-%d", time.gmtime(unix_seconds))
+
+
+def format_moment(unix_seconds: int) -> str:
+    """A moment for people, to the minute, in universal time."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix_seconds))
 
 
 @contextmanager

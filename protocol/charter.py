@@ -257,6 +257,10 @@ class Charter:
         elapsed = max(0, unix_seconds - self.fields.genesis_seconds)
         return 1 + elapsed // self.fields.epoch_seconds
 
+    def compute_epoch_end(self, epoch: int) -> int:
+        """Unix seconds at which an epoch ends."""
+        return self.fields.genesis_seconds + epoch * self.fields.epoch_seconds
+
     def compute_open_epochs(self, unix_seconds: int) -> range:
         """The epochs whose records a member with this clock votes for: its own, and in grace the one before."""
         epoch = self.compute_epoch(unix_seconds)

@@ -64,6 +64,12 @@ NAMES_PER_FRAME_MAX = 1024
 
 RESET_SECONDS = 1.0
 
+REFUSAL_TOLD_SECONDS = 3600.0
+"""How often the log says of one and the same peer that it is refused."""
+
+REFUSED_PEERS_MAX = 1000
+"""Peers of which that is remembered: strangers can make as many keys as they like."""
+
 
 def move_on_shielded(seconds: float) -> trio.CancelScope:
     """A block that a cancellation from outside does not interrupt, but that ends after some seconds."""
@@ -78,6 +84,8 @@ class GatedNoise(NoiseTransport):
     def __init__(self, key_pair: KeyPair, is_open_to: Callable[[str], bool]) -> None:
         super().__init__(key_pair, noise_privkey=create_x25519_key_pair().private_key)
         self._is_open_to = is_open_to
+        self._told: dict[str, float] = {}
+        """When it was last told of a peer that it was refused."""
 
     async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
         return await self._check(await super().secure_inbound(conn))
@@ -95,8 +103,17 @@ class GatedNoise(NoiseTransport):
         if is_open:
             return secured
         await secured.close()
-        log.info("refused %s: not admitted, or ignored for a while", peer_id)
+        self._tell(peer_id, trio.current_time())
         raise HandshakeFailure("peer is not admitted")
+
+    def _tell(self, peer_id: str, now: float) -> None:
+        """Say it, but not each time that a member that left calls again, twice a minute for years."""
+        if now - self._told.get(peer_id, -REFUSAL_TOLD_SECONDS) < REFUSAL_TOLD_SECONDS:
+            return
+        if len(self._told) >= REFUSED_PEERS_MAX:
+            self._told.clear()
+        self._told[peer_id] = now
+        log.info("refused %s: not admitted, or ignored for a while", peer_id)
 
 
 class GuardedYamux(Yamux):

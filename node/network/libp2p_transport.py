@@ -138,6 +138,7 @@ class Libp2pTransport:
         self._asking = defaultdict[str, trio.Semaphore](lambda: trio.Semaphore(REQUESTS_PER_PEER_MAX))
         self._answering = defaultdict[str, trio.Semaphore](lambda: trio.Semaphore(ANSWERS_PER_PEER_MAX))
         self._behind: set[ID] = set()
+        self._closing: set[str] = set()
         self._host = self._make_host(self._key_pair)
         self._network = self._host.get_network()
         assert isinstance(self._network, Swarm)
@@ -392,7 +393,8 @@ class Libp2pTransport:
             now = trio.current_time()
             connected = self.connected()
             for peer_id in connected:
-                if not self._is_open_to(peer_id):
+                if peer_id not in self._closing and not self._is_open_to(peer_id):
+                    self._closing.add(peer_id)
                     nursery.start_soon(self._disconnect, peer_id)
             self._peers.observe(connected, now)
             for peer_id, addresses in self._peers.take_due(now):
@@ -415,7 +417,10 @@ class Libp2pTransport:
 
     async def _disconnect(self, peer_id: str) -> None:
         log.info("closing the connection to %s: not admitted, or ignored for a while", peer_id)
-        await self._network.close_peer(ID.from_base58(peer_id))
+        try:
+            await self._network.close_peer(ID.from_base58(peer_id))
+        finally:
+            self._closing.discard(peer_id)
 
     async def _trim(self) -> None:
         """libp2p remembers every delivery for adaptive gossip, also when that is off; forget them."""

@@ -23,6 +23,7 @@ from node.operator.grants import GrantPlan, plan_grant
 from node.operator.outbox import Outbox
 from node.storage.store import StoredRequest
 from node.submissions import Busy
+from node.terminal import format_moment
 from protocol.budgets import BudgetRequest, decode_budget_request
 from protocol.charter import Charter, find_member
 from protocol.credits import AMOUNT_MAX, format_credits
@@ -120,7 +121,7 @@ class OperatorActions:
         is_past = record.sequence < self._ledger.get_next_sequence(record.scope)
         if is_past and not self.member.replica.is_final(record.id):
             raise Rejected(
-                Reason.SLOT_TAKEN, "another record became final in its slot: is the member key used elsewhere?"
+                Reason.SLOT_TAKEN, "another record became final in its place: is the member key used elsewhere?"
             )
 
     def describe_state(self, record_id: bytes) -> api.Submitted:
@@ -389,10 +390,14 @@ class OperatorActions:
             body = Sponsor(self.member.number, donor, epoch + order.epochs - 1)
             for record_id, state in self._ledger.sponsors.items():
                 if (state.member, state.donor) == (self.member.number, donor) and state.until_epoch >= body.until_epoch:
-                    text = _describe_vouching(donor, state.until_epoch)
+                    text = self._describe_vouching(donor, state.until_epoch)
                     return answer([self.describe_state(record_id)], text, dry_run)
-            text = _describe_vouching(donor, body.until_epoch)
+            text = self._describe_vouching(donor, body.until_epoch)
             return await self.sign_own(Kind.SPONSOR, body, text, dry_run)
+
+    def _describe_vouching(self, donor: bytes, until_epoch: int) -> str:
+        end = format_moment(self._charter.compute_epoch_end(until_epoch))
+        return f"We vouch for {encode_address(AddressKind.ACCOUNT, donor)} until {end}, the end of epoch {until_epoch}."
 
     async def sign_own(self, kind: Kind, body: Body, text: str, dry_run: bool) -> api.Signed:
         """Sign a record in our own account once the one before is final; the same on its way is sent again.
@@ -438,10 +443,6 @@ def _build_program(draft: api.ProgramDraft, member: int) -> Program:
 
 def _decode_accounts(addresses: Sequence[str]) -> list[bytes]:
     return list(dict.fromkeys(decode_address(AddressKind.ACCOUNT, address) for address in addresses))
-
-
-def _describe_vouching(donor: bytes, until_epoch: int) -> str:
-    return f"We vouch for {encode_address(AddressKind.ACCOUNT, donor)} until the end of epoch {until_epoch}."
 
 
 def _describe(record: Record) -> str:

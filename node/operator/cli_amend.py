@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from node.operator.connection import connect
 from node.operator.homes import node_home_option
 from node.operator.rates import read_rates
 from node.served_charter import verify_charter
-from node.terminal import FILE, dry_run_option, emit, json_option, yes_option
+from node.terminal import FILE, dry_run_option, emit, format_moment, json_option, yes_option
 from protocol.charter import Charter, Charters, decode_charter
 from protocol.errors import InvalidInput
 
@@ -134,12 +135,14 @@ def show_in_force(home: NodeHome, url: str | None, as_json: bool) -> None:
     charter = charters[answer.version]
     lines = founding.compute_summary(charter, answer.addresses)
     for amendment in answer.amendments:
-        since = f"in force since {_say_time(amendment.in_force_since)}" if amendment.in_force_since else "not in force"
+        since = (
+            f"in force since {format_moment(amendment.in_force_since)}" if amendment.in_force_since else "not in force"
+        )
         lines += ["", f"Version {amendment.version}, {since}: {amendment.record}"]
         changes = describe_changes(charters[amendment.version - 1], charters[amendment.version])
         lines += [f"  {line}" for line in changes]
-    for proposal in answer.proposals:
-        lines += ["", *describe_proposal(proposal, charters)]
+    if answer.proposals:
+        lines += ["", *describe_proposals(answer.proposals, charters)]
     document = {
         "federation": answer.federation,
         "version": answer.version,
@@ -154,13 +157,7 @@ def say_since(answer: api.Charter) -> str:
     """Since when the version in force holds, as the node saw it; nothing for the founding charter."""
     moments = {amendment.version: amendment.in_force_since for amendment in answer.amendments}
     moment = moments.get(answer.version)
-    return f", in force since {_say_time(moment)}" if moment else ""
-
-
-def _say_time(unix_seconds: int | None) -> str:
-    import time
-
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix_seconds))
+    return f", in force since {format_moment(moment)}" if moment else ""
 
 
 def _describe_amendment(amendment: api.Amendment) -> dict[str, object]:
@@ -197,6 +194,32 @@ def describe_proposal(proposal: api.Proposal, charters: Charters) -> list[str]:
         f"  Votes of weight {proposal.weight}, {before.quorum} needed: {', '.join(proposal.voted_by) or 'none yet'}",
         *(f"  {line}" for line in _list_changes(proposal, charters)),
     ]
+
+
+def describe_proposals(proposals: Sequence[api.Proposal], charters: Charters) -> list[str]:
+    """All open amendments, and how the votes stand between those that compete."""
+    lines = [line for proposal in proposals for line in describe_proposal(proposal, charters)]
+    return [*lines, *describe_contest(proposals, charters)]
+
+
+def describe_contest(proposals: Sequence[api.Proposal], charters: Charters) -> list[str]:
+    """How the votes are split between amendments that compete for one version, and what then helps."""
+    if len(proposals) < 2:
+        return []
+    charter = charters[proposals[0].version - 1]
+    voted = {name for proposal in proposals for name in proposal.voted_by}
+    unvoted = sum(member.weight for member in charter.fields.members if member.name not in voted)
+    weights = [proposal.weight for proposal in proposals]
+    lines = [
+        f"{len(proposals)} amendments compete for version {charter.version + 1}, and one can win: votes of weight "
+        f"{' and '.join(map(str, weights))}, {charter.quorum} needed, {unvoted} not voted yet."
+    ]
+    if max(weights) + unvoted < charter.quorum:
+        lines.append(
+            "The votes are split: none can win by itself any more. Agree on one, let members of weight "
+            f"{charter.quorum} approve it (`allmende member vote`), then run `allmende member unlock` for it."
+        )
+    return lines
 
 
 @click.command()
@@ -295,7 +318,7 @@ def list_proposals(client: NodeClient, as_json: bool) -> None:
     """What is proposed, as a node tells it."""
     answer = client.get_charter()
     charters = read_versions(answer)
-    lines = [line for proposal in answer.proposals for line in describe_proposal(proposal, charters)]
+    lines = describe_proposals(answer.proposals, charters)
     emit(
         {"version": answer.version, "proposals": [_describe(it, charters) for it in answer.proposals]},
         lines or ["Nothing is proposed."],

@@ -8,7 +8,7 @@ import msgspec
 from node import api
 from node.addresses import Kind, decode_address
 from node.config import NodeHome
-from node.operator.cli_amend import describe_proposal, proposals, propose, read_versions, say_since, unlock, vote
+from node.operator.cli_amend import describe_proposals, proposals, propose, read_versions, say_since, unlock, vote
 from node.operator.cli_program import describe_signed, sign_after_asking
 from node.operator.connection import connect
 from node.operator.homes import node_home_option
@@ -51,7 +51,7 @@ def list_members(home: NodeHome, url: str | None, as_json: bool) -> None:
         forked = ", proven to have signed two logs" if member.is_forked else ""
         lines.append(f"{member.number:4}  {member.name}: weight {member.weight}, {reach}{forked}  {member.address}")
     charters = read_versions(charter)
-    lines += [line for proposal in charter.proposals for line in describe_proposal(proposal, charters)]
+    lines += describe_proposals(charter.proposals, charters)
     emit(
         {
             "federation": charter.federation,

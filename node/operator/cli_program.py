@@ -17,7 +17,16 @@ from node.config import NodeHome
 from node.errors import UserError
 from node.operator.connection import connect
 from node.operator.homes import node_home_option
-from node.terminal import confirm, dry_run_option, emit, json_option, make_printable, show_progress, yes_option
+from node.terminal import (
+    confirm,
+    dry_run_option,
+    emit,
+    format_moment,
+    json_option,
+    make_printable,
+    show_progress,
+    yes_option,
+)
 from protocol.credits import format_credits, parse_credits
 from protocol.limits import REASON_CODE_MAX, SUSPENSION_SECONDS_MAX
 
@@ -233,7 +242,7 @@ def grant(
 @group.command()
 @click.argument("address")
 @click.option("--reason", type=click.IntRange(0, REASON_CODE_MAX), required=True, metavar="CODE",
-              help="A code that the federation's policy explains.")  # fmt: skip
+              help="Why: a number from 0 to 255 of your own list. The rules give it no meaning.")  # fmt: skip
 @click.option("--days", type=click.IntRange(1, DAYS_MAX), required=True,
               help="At least so long; it ends with an epoch.")  # fmt: skip
 @click.option("--appeal", required=True, metavar="TEXT", help="To whom the owner can turn. Everybody can read it.")
@@ -257,6 +266,8 @@ def suspend(
     """Stop the account of somebody whom this institution enrolled, or of a donor that it sponsors.
 
     It can't pay, put credits aside, be granted any or take new jobs meanwhile. Jobs that were agreed on are settled.
+
+    The owner reads the number of the reason: publish what yours mean where the appeal goes.
 
     \b
     Example:
@@ -302,7 +313,8 @@ def suspended(url: str | None, home: NodeHome, as_json: bool) -> None:
     with connect(home, url) as client:
         found = client.get_suspensions()
     lines = [
-        f"{entry.account}  by {entry.member_name} until the end of epoch {entry.until_epoch}, reason {entry.reason}; "
+        f"{entry.account}  by {entry.member_name} until {format_moment(entry.until_seconds)}, the end of epoch "
+        f"{entry.until_epoch}, reason {entry.reason}; "
         f"appeal: {_quote(entry.appeal)}"
         for entry in found
     ]

@@ -16,6 +16,7 @@ from node.addresses import decode_address, encode_address
 from node.errors import UserError
 from node.member import LedgerMember
 from node.operator.actions import OperatorActions, answer
+from node.terminal import format_moment
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES
 from protocol.limits import APPEAL_BYTES_MAX, REASON_CODE_MAX, SUSPENSION_SECONDS_MAX
@@ -43,7 +44,8 @@ class ConductActions:
             self._actions.check_ready()
             until_epoch = self._ledger.charter.compute_epoch(int(self._clock()) + order.days * DAY_SECONDS)
             body = Suspend(self._member.number, account, order.reason, order.evidence, until_epoch, order.appeal)
-            text = f"{order.account.strip()} is suspended by us until the end of epoch {until_epoch}."
+            end = format_moment(self._ledger.charter.compute_epoch_end(until_epoch))
+            text = f"{order.account.strip()} is suspended by us until {end}, the end of epoch {until_epoch}."
             before = self._find_suspension(account)
             if before is not None and before.body == body:
                 return answer([self._actions.describe_state(before.id)], text, dry_run)

@@ -44,7 +44,7 @@ class Outbox:
                 f"{file} is damaged ({error}): restore it from a backup, or ask the others for help"
             ) from None
         if self._place(record) != file:
-            raise UserError(f"{file} holds a record of another slot or federation: put it back where it belongs")
+            raise UserError(f"{file} holds a record of another account or federation: put it back where it belongs")
         return record
 
     def add(self, record: Record) -> None:
@@ -56,7 +56,7 @@ class Outbox:
             return
         other = self.find(*record.slot)
         if other is not None:
-            raise UserError(f"another record of ours waits for slot {record.sequence} already: wait until it is final")
+            raise UserError("another record of ours waits for the same place already: wait until that one is final")
         write_atomically(self._place(record), record.encoded, replace=False)
         self._pending[record.id] = record
 

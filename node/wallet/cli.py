@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from node.errors import Refused, Unreachable, UserError
-from node.terminal import confirm, dry_run_option, emit, explain_interruption, home_option, json_option, yes_option
+from node.terminal import emit, explain_interruption, format_date, home_option, json_option
 from node.wallet.cli_rotate import rotate
 from node.wallet.cli_unlock import EXIT_NOT_YET, describe_document, tell_lost, unlock
-from node.wallet.options import format_date, make_passphrase, node_option, passphrase_option, wait_option
+from node.wallet.options import (
+    Signing,
+    make_passphrase,
+    node_option,
+    passphrase_option,
+    signing_options,
+    wait_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +142,7 @@ def restore(
             kind = Unreachable if isinstance(error, Unreachable) else UserError
             raise kind(
                 f"{wallet.address} is restored, but a record of the old machine may still come between: {error}. Run "
-                "`allmende wallet unlock` before the next payment"
+                "`allmende wallet unlock --fill` before the next payment"
             ) from error
         document = {"address": wallet.address, "federation": wallet.federation_address} | describe_document(freed)
         emit(document, [f"Restored: {wallet.address}", describe_freed(freed)], as_json)
@@ -148,7 +156,7 @@ def restore(
 def backup(context: click.Context, home: Path, passphrase_file: Path | None, as_json: bool) -> None:
     """Show the 24 words again. `backup verify` checks what you wrote down."""
     if context.invoked_subcommand is not None:
-        context.obj = home, passphrase_file
+        context.obj = home
         return
     from node.wallet.wallet import Wallet
 
@@ -157,9 +165,10 @@ def backup(context: click.Context, home: Path, passphrase_file: Path | None, as_
 
 
 @backup.command()
+@home_option
 @json_option
-@click.pass_obj
-def verify(place: tuple[Path, Path | None], as_json: bool) -> None:
+@click.pass_context
+def verify(context: click.Context, home: Path, as_json: bool) -> None:
     """Compare the words on your paper (asked for, or read from standard input) with the wallet.
 
     Needs no passphrase: the words lead to the wallet's address, or they do not.
@@ -170,7 +179,9 @@ def verify(place: tuple[Path, Path | None], as_json: bool) -> None:
     from node.wallet.wallet import Wallet
     from protocol.identifiers import compute_account_id
 
-    wallet = Wallet.open(place[0])
+    # --home may stand on either side of the verb; the nearer one counts.
+    is_named_here = context.get_parameter_source("home") is ParameterSource.COMMANDLINE
+    wallet = Wallet.open(home if is_named_here else context.obj)
     key = Key(derive_seed(check_mnemonic(_read_words()), "account"))
     found = encode_address(Kind.ACCOUNT, compute_account_id(wallet.federation, key.public_key))
     if found != wallet.address:
@@ -243,6 +254,7 @@ def balance(home: Path, node_url: str | None, verify: bool, as_json: bool) -> No
                     "member": entry.member,
                     "member_name": entry.member_name,
                     "until_epoch": entry.until_epoch,
+                    "until_seconds": wallet.compute_epoch_end(entry.until_epoch),
                     "reason": entry.reason,
                     "appeal": entry.appeal,
                 }
@@ -250,7 +262,7 @@ def balance(home: Path, node_url: str | None, verify: bool, as_json: bool) -> No
             ],
             "node": wallet.node_url,
         }
-        lines = [*_iterate_balance(wallet, document, account.epoch, lots), *list_stops(account)]
+        lines = [*_iterate_balance(wallet, document, account.epoch, lots), *list_stops(wallet, account)]
         emit(document, lines, as_json)
 
 
@@ -280,7 +292,7 @@ def history(home: Path, node_url: str | None, limit: int, with_proof: bool, as_j
 
     `proven` stands where this wallet has checked a receipt itself; the rest is what the node says.
     """
-    from node.wallet.history import Line, read_history
+    from node.wallet.history import read_history
     from node.wallet.wallet import Wallet
 
     with Wallet.open(home, node_url) as wallet:
@@ -292,7 +304,7 @@ def history(home: Path, node_url: str | None, limit: int, with_proof: bool, as_j
             "is_from_node": not page.is_offline,
             "records": [line.to_document() for line in page.lines],
         }
-        emit(document, map(Line.to_text, page.lines), as_json)
+        emit(document, (line.to_text(wallet.compute_epoch_end) for line in page.lines), as_json)
 
 
 # -- paying ---------------------------------------------------------------------------------------------------------
@@ -301,41 +313,23 @@ def history(home: Path, node_url: str | None, limit: int, with_proof: bool, as_j
 @group.command()
 @click.argument("to", metavar="ADDRESS")
 @click.argument("credits_text", metavar="CREDITS")
-@home_option
-@node_option
 @click.option("--memo", default="", help="A public word with it, 128 bytes at most.")
-@passphrase_option
 @wait_option
-@dry_run_option
-@yes_option
-@json_option
+@signing_options
 @click.pass_context
-def send(
-    context: click.Context,
-    to: str,
-    credits_text: str,
-    home: Path,
-    node_url: str | None,
-    memo: str,
-    passphrase_file: Path | None,
-    wait_seconds: float,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
+def send(context: click.Context, to: str, credits_text: str, memo: str, signing: Signing, wait_seconds: float) -> None:
     """Pay CREDITS (such as 12.5) to ADDRESS, and wait for the proof.
 
     The credits that expire soonest go first. Example: allmende wallet send alm1q... 12.5 --memo "thank you"
     """
     from node.addresses import Kind, decode_address
     from node.wallet.payments import Payment, find_same_payment, plan_transfer, send_transfer
-    from node.wallet.wallet import Wallet
     from protocol.credits import format_credits, parse_credits
 
     payment = Payment(decode_address(Kind.ACCOUNT, to), parse_credits(credits_text), memo)
-    with Wallet.open(home, node_url) as wallet:
+    with signing.open_wallet() as wallet:
         same = find_same_payment(wallet, payment)
-        if same is not None and not dry_run:
+        if same is not None and not signing.dry_run:
             click.echo(
                 "This very payment was signed before and is still pending: it is sent again, not a second time. "
                 "To pay twice, run the command once more afterwards.",
@@ -344,17 +338,17 @@ def send(
         else:
             plan = plan_transfer(wallet, payment)
             lines = [f"{format_credits(payment.amount)} credits to {to.strip()}", *_iterate_draws(plan.draws)]
-            if dry_run:
-                emit({"dry_run": True, **_describe_plan(to, plan)}, ["It would pay:", *lines], as_json)
+            if signing.dry_run:
+                emit({"dry_run": True, **_describe_plan(to, plan)}, ["It would pay:", *lines], signing.as_json)
                 return
-            if not yes and sys.stdin.isatty():
+            if not signing.yes and sys.stdin.isatty():
                 for line in lines:
                     click.echo(line, err=True)
-            confirm("Pay this?", yes)
-        key = wallet.unlock(make_passphrase(passphrase_file))
+            signing.confirm("Pay this?")
+        key = wallet.unlock(signing.passphrase)
         with explain_interruption("the payment may be signed already and become final; see `allmende wallet pending`"):
             outcome = send_transfer(wallet, key, payment, wait_seconds, same)
-        _tell(context, wallet, outcome, as_json, was_pending=same is not None)
+        _tell(context, wallet, outcome, signing.as_json, was_pending=same is not None)
 
 
 def _describe_plan(to: str, plan: Any) -> dict[str, Any]:
@@ -407,10 +401,10 @@ def _tell(
         context.exit(EXIT_NOT_YET)
 
 
-_RESEND = ": `allmende wallet pending --resend` sends the very same bytes again"
+_RESEND = ": `allmende wallet pending --resend` sends it again, and never pays twice"
 _KEPT = (
-    ". It stays pending, since one node's refusal is no proof that no other member votes for it; "
-    "`allmende wallet pending --resend --node URL` asks another"
+    ". It stays pending, because other members may have taken it; "
+    "`allmende wallet pending --resend --node URL` asks another node"
 )
 
 
@@ -430,7 +424,9 @@ def _describe_entry(entry: Entry) -> dict[str, Any]:
 @group.command()
 @home_option
 @node_option
-@click.option("--resend", is_flag=True, help="Send the very same bytes again, and wait for the proof.")
+@click.option(
+    "--resend", is_flag=True, help="Send them again, the same ones and no second time, and wait for the proof."
+)
 @wait_option
 @json_option
 @click.pass_context
@@ -439,8 +435,9 @@ def pending(
 ) -> None:
     """Show what was signed and is not known to be final.
 
-    While something is pending, nothing new is signed after it. A node that refuses a record is not believed alone:
-    other members may have voted for it. It leaves this list when a receipt proves it, or another record, final.
+    While something is pending, nothing new is signed after it. A node that refuses it is not believed alone: other
+    members may have taken it. It leaves this list when it is proved final, or proved void because another payment has
+    its place.
     """
     from node.wallet.payments import resend_pending
     from node.wallet.sending import is_open

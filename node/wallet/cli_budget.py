@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from node.errors import UserError
-from node.terminal import confirm, dry_run_option, emit, home_option, json_option, make_printable, yes_option
-from node.wallet.options import format_date, make_passphrase, node_option, passphrase_option
+from node.terminal import emit, format_date, home_option, json_option, make_printable
+from node.wallet.options import Signing, node_option, signing_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,22 +41,8 @@ def _find_program(programs: list[api.Program], text: str) -> api.Program:
 @group.command()
 @click.argument("program")
 @click.option("--text", default="", help="A word to the institution: who you are, what you need it for.")
-@home_option
-@node_option
-@passphrase_option
-@dry_run_option
-@yes_option
-@json_option
-def request(
-    program: str,
-    text: str,
-    home: Path,
-    node_url: str | None,
-    passphrase_file: Path | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
+@signing_options
+def request(program: str, text: str, signing: Signing) -> None:
     """Ask for the budget of PROGRAM (an address almp1... or a name).
 
     The institution answers by enrolling your account under a random tag. Asking again before it has done so sends
@@ -64,49 +50,33 @@ def request(
     """
     from node.addresses import Kind, decode_address
     from node.wallet.budget_requests import mark_taken, sign_request
-    from node.wallet.wallet import Wallet
     from protocol.credits import format_credits
 
-    with Wallet.open(home, node_url) as wallet:
+    with signing.open_wallet() as wallet:
         chosen = _find_program(wallet.client.get_programs(), program)
         line = (
             f"{chosen.name} of {chosen.member_name}: up to {format_credits(chosen.allowance)} credits per person "
             "and epoch"
         )
-        if dry_run:
+        if signing.dry_run:
             document: dict[str, Any] = {"dry_run": True, "program": chosen.id, "member": chosen.member, "text": text}
-            emit(document, [f"It would ask for {line}"], as_json)
+            emit(document, [f"It would ask for {line}"], signing.as_json)
             return
-        confirm(f"Ask for {line}? Its node will read your text.", yes)
-        key = wallet.unlock(make_passphrase(passphrase_file))
+        signing.confirm(f"Ask for {line}? Its node will read your text.")
+        key = wallet.unlock(signing.passphrase)
         signed = sign_request(wallet, key, decode_address(Kind.PROGRAM, chosen.id), chosen.member, text)
         answer = wallet.client.post_budget_request(signed.encode())
         mark_taken(wallet, signed)
         lines = [f"Asked for {line}", f"Request {answer.id}: {answer.state}"]
-        emit({"request": answer.id, "program": chosen.id, "state": answer.state}, lines, as_json)
+        emit({"request": answer.id, "program": chosen.id, "state": answer.state}, lines, signing.as_json)
 
 
 @group.command()
 @click.argument("program", required=False)
 @click.option("--member", type=click.IntRange(min=1), help="Name the institution by its number instead.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: member-NUMBER.leave here.")
-@home_option
-@node_option
-@passphrase_option
-@dry_run_option
-@yes_option
-@json_option
-def leave(
-    program: str | None,
-    member: int | None,
-    out: Path | None,
-    home: Path,
-    node_url: str | None,
-    passphrase_file: Path | None,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
+@signing_options
+def leave(program: str | None, member: int | None, out: Path | None, signing: Signing) -> None:
     """Leave the institution of PROGRAM: no new credits from any of its programs; what you hold stays yours.
 
     It writes a file with your signature. Give it to the institution, which completes it (`allmende program leave`)
@@ -115,23 +85,24 @@ def leave(
     from node.files import write_atomically
     from node.wallet.leaving import find_enrolment, sign_leave
     from node.wallet.sending import read_account
-    from node.wallet.wallet import Wallet
 
     if (program is None) == (member is None):
         raise click.UsageError("name a program, or --member NUMBER, and not both")
-    with Wallet.open(home, node_url) as wallet:
+    with signing.open_wallet() as wallet:
         number = member or _find_program(wallet.client.get_programs(), program or "").member
         account = read_account(wallet)
         find_enrolment(wallet, account, number)
-        if dry_run:
-            emit({"dry_run": True, "member": number}, [f"It would sign that you leave member {number}."], as_json)
+        if signing.dry_run:
+            emit(
+                {"dry_run": True, "member": number}, [f"It would sign that you leave member {number}."], signing.as_json
+            )
             return
-        confirm(f"Sign that you leave member {number}? It grants you nothing more after this epoch.", yes)
-        key = wallet.unlock(make_passphrase(passphrase_file))
+        signing.confirm(f"Sign that you leave member {number}? It grants you nothing more after this epoch.")
+        key = wallet.unlock(signing.passphrase)
         target = out or Path(f"member-{number}.leave")
         write_atomically(target, sign_leave(wallet, key, account, number), 0o644)
         lines = [f"Signed: {target}. Give it to the institution in this epoch; it runs `allmende program leave` on it."]
-        emit({"member": number, "file": str(target), "epoch": account.epoch}, lines, as_json)
+        emit({"member": number, "file": str(target), "epoch": account.epoch}, lines, signing.as_json)
 
 
 @group.command()

@@ -90,7 +90,8 @@ def _describe_verified(charter: Charter, verified: VerifiedReceipt) -> tuple[dic
     lines = [
         f"Proven: final in the federation {charter.fields.name} ({document['federation']})",
         *(f"  {line}" for line in describe(verified.record)),
-        f"Committed in attempt {verified.round.attempt} by {', '.join(names)}",
+        f"Committed by {', '.join(names)}"
+        + (f" in attempt {verified.round.attempt}" if verified.round.attempt else ""),
         f"  weight {weight} of {charter.total_weight}, where {charter.quorum} is a quorum",
     ]
     return document, lines

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from node.terminal import confirm, dry_run_option, emit, explain_interruption, home_option, json_option, yes_option
+from node.terminal import emit, explain_interruption
 from node.wallet.cli_unlock import EXIT_NOT_YET, tell_lost
-from node.wallet.options import make_passphrase, node_option, passphrase_option, wait_option
+from node.wallet.options import Signing, signing_options, wait_option
 
 if TYPE_CHECKING:
     from node.wallet.job_records import WalletJob
@@ -20,25 +19,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("job_id", metavar="ID")
-@home_option
-@node_option
-@passphrase_option
 @wait_option
-@dry_run_option
-@yes_option
-@json_option
+@signing_options
 @click.pass_context
-def reclaim(
-    context: click.Context,
-    job_id: str,
-    home: Path,
-    node_url: str | None,
-    passphrase_file: Path | None,
-    wait_seconds: float,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
+def reclaim(context: click.Context, job_id: str, signing: Signing, wait_seconds: float) -> None:
     """Take back what was put aside for a job whose donor never settled.
 
     First the wallet asks for it on the ledger. From then on the donor has the time that both agreed on (its grace) to
@@ -50,24 +34,23 @@ def reclaim(
     from node.wallet.job_ends import look_for_end
     from node.wallet.job_records import load_job
     from node.wallet.reclaiming import Reclaimed, ReclaimState, check_reclaimable, reclaim_job
-    from node.wallet.wallet import Wallet
 
-    with Wallet.open(home, node_url) as wallet:
+    with signing.open_wallet() as wallet:
         job = load_job(wallet, job_id)
         check_reclaimable(job)
         if look_for_end(wallet, job):
             done = Reclaimed(ReclaimState(job.state))
         else:
             question = _describe_plan(wallet, job)
-            if dry_run:
+            if signing.dry_run:
                 emit(
                     {"dry_run": True, "job": job.job_id, "state": job.state},
                     [f"It would be asked: {question}"],
-                    as_json,
+                    signing.as_json,
                 )
                 return
-            confirm(question, yes)
-            key = wallet.unlock(make_passphrase(passphrase_file))
+            signing.confirm(question)
+            key = wallet.unlock(signing.passphrase)
             with explain_interruption(f"run `allmende job reclaim {job.job_id}` again: it goes on where it was"):
                 done = reclaim_job(wallet, key, job, wait_seconds)
         tell_lost(done.lost)
@@ -75,7 +58,7 @@ def reclaim(
         emit(
             document | {"paid_millicredits": job.paid if job.is_over else None},
             _iterate_end(wallet, job, done),
-            as_json,
+            signing.as_json,
         )
         if not job.is_over:
             context.exit(EXIT_NOT_YET)

@@ -6,18 +6,31 @@ invent one in the owner's name.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
 from node.errors import Unreachable
 from node.wallet.journal import State
+from node.wallet.unlocking import is_fence
 from node.wallet.verify import verify_final
 from node.wallet.wallet import Wallet
 from node.wallet.wording import describe_kind, describe_note, get_movements, to_document
 from protocol.credits import format_credits
 from protocol.errors import InvalidInput
 from protocol.records import Kind, Record, account_scope, decode_record
+
+STATES = {
+    "introduced": "pending",
+    "applied": "final",
+    "pending:signed": "pending",
+    "pending:sent": "pending",
+    "signed": "pending",
+    "sent": "pending",
+    "rejected": "void",
+}
+"""A record's state at the node or in the journal, for people. Void is what lost its place to another record."""
 
 
 class Line(NamedTuple):
@@ -46,12 +59,14 @@ class Line(NamedTuple):
             "is_proven": self.is_proven,
         }
 
-    def to_text(self) -> str:
-        """For people: state, amount, kind, the other side, memo, record."""
+    def to_text(self, compute_epoch_end: Callable[[int], int]) -> str:
+        """For people: state, amount, kind, the other side, memo, record. Epochs are told by their ends."""
         is_own = self.record.scope == account_scope(self.account)
         others = sorted({m.account for m in get_movements(self.record)} - {self.account})
         if not is_own and self.record.scope[0] == 1:
             other = "from " + encode_address(AddressKind.ACCOUNT, self.record.account)
+        elif is_own and is_fence(self.record):
+            other = "to yourself, which closed what another machine may have signed"
         elif others:
             more = f" and {len(others) - 1} more" if len(others) > 1 else ""
             other = "to " + encode_address(AddressKind.ACCOUNT, others[0]) + more
@@ -59,8 +74,9 @@ class Line(NamedTuple):
             other = ""
         amount = f"{'+' if self.change > 0 else ''}{format_credits(self.change)}" if self.change else "-"
         name = encode_address(AddressKind.RECORD, self.record.id)
-        mark = "proven" if self.is_proven else self.state
-        parts = [f"{mark:<10}", f"{amount:>14}", describe_kind(self.record), other, describe_note(self.record), name]
+        mark = "proven" if self.is_proven else STATES.get(self.state, self.state)
+        note = describe_note(self.record, compute_epoch_end)
+        parts = [f"{mark:<10}", f"{amount:>14}", describe_kind(self.record), other, note, name]
         return "  ".join(part for part in parts if part)
 
 

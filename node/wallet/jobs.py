@@ -90,7 +90,7 @@ def plan_job(wallet: Wallet, spec: JobSpec) -> JobPlan:
 
 def choose_draws(wallet: Wallet, spec: JobSpec, amount: int, account: api.Account) -> tuple[tuple[Lot, int], ...]:
     """The lots to put aside: only those whose program allows this class of job, and the named program's if any."""
-    check_not_stopped(account)
+    check_not_stopped(wallet, account)
     programs = {program.id: program for program in wallet.client.get_programs()}
 
     def is_usable(lot: Lot) -> bool:

@@ -186,8 +186,8 @@ class Journal:
             before = self.latest(scope)
             if before is not None and before.state is State.REJECTED and before.sequence >= sequence_min:
                 raise UserError(
-                    f"the last record of this account (sequence {before.sequence}) was refused "
-                    f"({before.reason}): run `allmende wallet unlock` first"
+                    f"the last record of this account, {before.purpose}, was refused ({before.reason}): run "
+                    "`allmende wallet unlock` first"
                 )
             sequence = max(sequence_min, 0 if before is None else before.sequence + 1)
             previous = before.record_id if before is not None and before.sequence + 1 == sequence else None
@@ -207,8 +207,8 @@ class Journal:
             found = self._entries("scope = ? AND sequence = ? AND attempt = ?", *slot)
         elif (found[0].record_id, found[0].record) != (record_id, record):
             raise SlotTaken(
-                f"this wallet has signed another record for this slot (sequence {sequence}, "
-                f"{found[0].purpose}): see `allmende wallet pending`"
+                f"this wallet has signed something else in its place already ({found[0].purpose}): "
+                "see `allmende wallet pending`"
             )
         return found[0]
 
@@ -267,7 +267,7 @@ class Journal:
                 *(receipt, record_id),
             )
             self._run(
-                "UPDATE entry SET state = 'rejected', reason = 'another record became final in its slot' "
+                "UPDATE entry SET state = 'rejected', reason = 'another record became final in its place' "
                 "WHERE record_id <> ?1 AND state <> 'final' AND (scope, sequence) IN "
                 "(SELECT scope, sequence FROM entry WHERE record_id = ?1)",
                 record_id,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from node.terminal import CommandFunction
+from node.terminal import CommandFunction, confirm, dry_run_option, home_option, json_option, yes_option
 
 if TYPE_CHECKING:
     from node.keystore import Passphrase
+    from node.wallet.wallet import Wallet
 
 NODE_VARIABLE = "ALLMENDE_NODE"
 
@@ -51,13 +53,48 @@ def wait_option(command: CommandFunction) -> CommandFunction:
     )(command)
 
 
+class Signing(NamedTuple):
+    """What a person said of a command that signs: with which wallet, and whether really."""
+
+    home: Path
+    node_url: str | None
+    passphrase_file: Path | None
+    dry_run: bool
+    yes: bool
+    as_json: bool
+
+    def open_wallet(self) -> Wallet:
+        """The wallet that signs. Raises: UserError."""
+        from node.wallet.wallet import Wallet
+
+        return Wallet.open(self.home, self.node_url)
+
+    @property
+    def passphrase(self) -> Passphrase:
+        """Where the passphrase comes from."""
+        return make_passphrase(self.passphrase_file)
+
+    def confirm(self, question: str) -> None:
+        """Return when the person agrees. Raises: UserError."""
+        confirm(question, self.yes)
+
+
+def signing_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every command that signs, handed over as one `signing`; `--wait` is for those that wait."""
+
+    @wraps(command)
+    def hand_over(*arguments: Any, **values: Any) -> None:
+        signing = Signing(**{name: values.pop(name) for name in Signing._fields})
+        command(*arguments, signing=signing, **values)
+
+    options = (home_option, node_option, passphrase_option, dry_run_option, yes_option, json_option)
+    for option in reversed(options):
+        hand_over = option(hand_over)
+    return hand_over
+
+
 def make_passphrase(file: Path | None) -> Passphrase:
     """Where the passphrase comes from: the file, else the environment, else the person."""
     from node.keystore import Passphrase
 
     return Passphrase(file)
-
-
-def format_date(unix_seconds: int) -> str:
-    """A day for people, in universal time, like the epochs."""
-    return time.strftime("%Y-%m-%d", time.gmtime(unix_seconds))

@@ -94,7 +94,7 @@ def plan_transfer(wallet: Wallet, payment: Payment, account: api.Account | None 
         raise UserError("that is this wallet's own address: there is nothing to pay")
     check_text(payment.memo, MEMO_BYTES_MAX, "memo")
     account = account or read_account(wallet)
-    check_not_stopped(account)
+    check_not_stopped(wallet, account)
     programs = {program.id for program in wallet.client.get_programs() if program.is_transferable}
 
     def is_payable(lot: Lot) -> bool:
@@ -139,7 +139,7 @@ def sign_next(
         account = read_account(wallet)
         check_key(wallet, account, key)
         if kind in (Kind.TRANSFER, Kind.HOLD):
-            check_not_stopped(account)
+            check_not_stopped(wallet, account)
         body = build_body(account)
         federation = wallet.federation
         keys = (key, *cosigners)
@@ -149,7 +149,10 @@ def sign_next(
         def make_record(sequence: int, _before: bytes | None) -> tuple[bytes, bytes]:
             # The head was proven above; what the journal has before may be a record that lost its slot.
             if sequence != account.next_sequence:
-                raise UserError("the node and this wallet disagree about the account's next slot: nothing was signed")
+                raise UserError(
+                    "the node and this wallet disagree which payment comes next, so nothing was signed: "
+                    "try another node with --node"
+                )
             scope = account_scope(wallet.account)
             draft = RecordDraft(kind, account.epoch, scope, sequence, head, body, signers)
             record = sign_record(federation, draft, keys)

@@ -11,8 +11,8 @@ from typing import Any
 
 from node.addresses import Kind, decode_address, encode_address
 from node.errors import UserError
-from node.terminal import emit
-from node.wallet.verify import ProvedBalance, verify_balance
+from node.terminal import emit, format_date
+from node.wallet.verify import verify_balance
 from node.wallet.wallet import Wallet
 from protocol.credits import format_credits
 from protocol.errors import InvalidInput
@@ -47,13 +47,14 @@ def show_proved_balance(wallet: Wallet, as_json: bool) -> None:
         "millicredits": sum(lot["millicredits"] for lot in lots if not lot["is_expired"]),
         "lots": lots,
     }
-    emit(document, _iterate_lines(document, proved), as_json)
+    emit(document, _iterate_lines(wallet, document), as_json)
 
 
-def _iterate_lines(document: dict[str, Any], proved: ProvedBalance) -> Iterator[str]:
+def _iterate_lines(wallet: Wallet, document: dict[str, Any]) -> Iterator[str]:
     when = datetime.fromtimestamp(document["as_of_seconds"], UTC)
     yield f"{format_credits(document['millicredits'])} credits, proved as of {when:%Y-%m-%d %H:%M} UTC"
     for lot in document["lots"]:
-        end = f"until the end of epoch {lot['expiry_epoch']}" if lot["expiry_epoch"] else "no end"
+        epoch = lot["expiry_epoch"]
+        end = f"until {format_date(wallet.compute_epoch_end(epoch))}" if epoch else "no end"
         yield f"{format_credits(lot['millicredits']):>16}  {lot['program'] or 'free'}, {end}"
     yield f"Certified by {', '.join(document['certified_by'])}."

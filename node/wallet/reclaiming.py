@@ -117,7 +117,7 @@ def _ask(
         wallet, key, Kind.RECLAIM_REQUEST, purpose, lambda account: ReclaimRequest(job.hold), wait_seconds, signed
     )
     if outcome.verified is None and outcome.refusal:
-        raise Refused(f"{wallet.node_url} refused it: {outcome.refusal}; `allmende wallet unlock` frees the slot")
+        raise Refused(f"{wallet.node_url} refused it: {outcome.refusal}; `allmende wallet unlock` frees the account")
     if outcome.verified is None:
         raise Unreachable(f"the request is signed and not final yet: `allmende job reclaim {job.job_id}` goes on")
     return outcome.entry.record_id, outcome.lost

@@ -14,6 +14,7 @@ from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
 from node.errors import Unreachable, UserError
 from node.wallet.journal import Entry, State
+from node.wallet.refusals import TEXTS, describe_refusal
 from node.wallet.stopped import list_stops
 from node.wallet.verify import verify_final
 from protocol.errors import WAITING_REASONS, InvalidInput, Reason, Rejected
@@ -149,7 +150,7 @@ def note_final(wallet: Wallet, proven: Proven) -> None:
             wallet.journal.mark_final(record.id, proven.receipt)
         else:
             winner = encode_address(AddressKind.RECORD, record.id)
-            wallet.journal.mark_rejected(entry.record_id, f"{winner} is final in its slot")
+            wallet.journal.mark_rejected(entry.record_id, f"{winner} became final in its place")
 
 
 def _find_final_in_slot(wallet: Wallet, sequence: int) -> Proven | None:
@@ -189,8 +190,8 @@ def submit_entry(wallet: Wallet, entry: Entry, wait_seconds: float = WAIT_SECOND
         except Unreachable as error:
             if remaining <= pause:
                 raise Unreachable(
-                    f"{error}. The record is signed and kept; `allmende wallet pending --resend` sends the very "
-                    "same bytes again"
+                    f"{error}. It is signed and kept; `allmende wallet pending --resend` sends it again, and never "
+                    "pays twice"
                 ) from error
         except UserError as error:
             return Outcome(reread(wallet, entry), None, str(error))
@@ -199,7 +200,7 @@ def submit_entry(wallet: Wallet, entry: Entry, wait_seconds: float = WAIT_SECOND
             if answer.receipt is not None:
                 return handle_receipt(wallet, entry, answer.receipt)
             if time.monotonic() - started >= LOOK_SECONDS / 2 and _is_contested(wallet, entry):
-                why = "its slot has other claims: `allmende wallet unlock` frees it"
+                why = TEXTS[Reason.SLOT_CONTESTED]
                 return Outcome(reread(wallet, entry), None, why, is_contested=True)
             if remaining <= pause:
                 return Outcome(reread(wallet, entry), None, "")
@@ -230,10 +231,9 @@ def _handle_refusal(wallet: Wallet, entry: Entry, rejection: Rejected) -> Outcom
             return handle_receipt(wallet, entry, answer.receipt)
         if entry.scope == account_scope(wallet.account):
             settle_slot(wallet, entry.sequence)
-    reason = rejection.reason.name.lower().replace("_", " ")
-    refusal = f"{reason}: {rejection.detail}" if rejection.detail else reason
-    if rejection.reason is Reason.SUSPENDED:
-        refusal = "; ".join([refusal, *list_stops(wallet.client.get_account(wallet.address))])
+    refusal = describe_refusal(rejection)
+    if rejection.reason in (Reason.SUSPENDED, Reason.WRITER_WRONG):
+        refusal = "; ".join([refusal, *list_stops(wallet, wallet.client.get_account(wallet.address))])
     is_contested, is_waiting = rejection.reason is Reason.SLOT_CONTESTED, rejection.reason in WAITING_REASONS
     return Outcome(reread(wallet, entry), None, refusal, is_contested, is_waiting)
 

@@ -72,7 +72,7 @@ PAUSE_SECONDS_MAX = 8.0
 
 POLL_SECONDS = 0.2
 FENCE_MILLICREDITS = 1
-FENCE_PURPOSE = "fence off what another machine may have signed"
+FENCE_PURPOSE = "0.001 credits to yourself, which closes what another machine may have signed"
 OTHER_PURPOSE = "signed on another machine of this wallet"
 _PASSING_REASONS = frozenset({Reason.ATTEMPT_CLOSED, Reason.CHARTER_CHANGING, Reason.SLOT_TAKEN})
 """Refusals that say nothing against the proposed record."""
@@ -86,6 +86,25 @@ class Freed(NamedTuple):
     """What became final in the slot, with a receipt that the wallet checked; None: nothing in time."""
     attempts: int
     """How many attempts this command asked for."""
+
+
+class NextSlot(NamedTuple):
+    """The account's next slot, before anything is asked for."""
+
+    sequence: int
+    own: tuple[Entry, ...]
+    """What this wallet signed for it and is not known to be final."""
+    found: api.AccountSlot
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether anything is to be freed: a record claims the slot, or somebody asked for an attempt."""
+        return bool(self.own or self.found.records or self.found.request)
+
+    @property
+    def claims_count(self) -> int:
+        """How many records claim it, of which this wallet or the node knows."""
+        return len({entry.record for entry in self.own} | set(self.found.records))
 
 
 def finish_entry(wallet: Wallet, key: Ed25519PrivateKey, entry: Entry, wait_seconds: float = WAIT_SECONDS) -> Outcome:
@@ -114,16 +133,30 @@ def unlock_account(wallet: Wallet, key: Ed25519PrivateKey, wait_seconds: float =
 
     Raises: UserError; Unreachable; Refused.
     """
+    return free_slot(wallet, key, look_at_next_slot(wallet), wait_seconds)
+
+
+def look_at_next_slot(wallet: Wallet) -> NextSlot:
+    """What is known of the account's next slot; what became final before it is written down. Signs nothing.
+
+    Raises: UserError; Unreachable.
+    """
     sequence = read_account(wallet).next_sequence
     for entry in find_pending(wallet):
         if entry.sequence < sequence:
             settle_slot(wallet, entry.sequence)
-    slot = wallet.client.get_slot(wallet.address)
-    own = [entry for entry in find_pending(wallet) if entry.sequence == sequence]
-    if not (own or slot.records or slot.request or _choose_fence_lot(wallet, read_account(wallet))):
+    own = tuple(entry for entry in find_pending(wallet) if entry.sequence == sequence)
+    return NextSlot(sequence, own, wallet.client.get_slot(wallet.address))
+
+
+def free_slot(
+    wallet: Wallet, key: Ed25519PrivateKey, slot: NextSlot, wait_seconds: float = WAIT_SECONDS
+) -> Freed | None:
+    """Free that slot; None when nothing claims it and no credits could be spent in it. Raises: as `unlock_account`."""
+    if not slot.is_claimed and _choose_fence_lot(wallet, read_account(wallet)) is None:
         return None
-    wish = decode_record(wallet.federation, own[0].record) if own else None
-    return unlock_slot(wallet, key, sequence, wish, wait_seconds)
+    wish = decode_record(wallet.federation, slot.own[0].record) if slot.own else None
+    return unlock_slot(wallet, key, slot.sequence, wish, wait_seconds)
 
 
 def unlock_slot(
@@ -228,7 +261,9 @@ class _Unlocking:
         step_seconds = int(min(STEP_SECONDS << min(self.attempts, 8), api.WAIT_SECONDS_MAX, max(1.0, seconds_left)))
         attempt = max([self._asked, *(entry.attempt for entry in wallet.journal.slot(*self._slot))]) + 1
         if attempt > ATTEMPT_MAX:
-            raise UserError(f"slot {self._slot[1]} of this account was unlocked too often: wait for the next charter")
+            raise UserError(
+                f"place {self._slot[1]} of this account was unlocked too often: wait until the charter changes"
+            )
         self._asked = attempt
         self.attempts += 1
         request = sign_unlock_request(wallet.federation, self._slot, attempt, self._public_key, self._key)
@@ -317,19 +352,19 @@ def list_lost(wallet: Wallet, entries: Iterable[Entry]) -> list[Entry]:
 def describe_freed(freed: Freed | None) -> str:
     """One line for people."""
     if freed is None:
-        return "No record claims the account's next slot, and it holds no credits: there is nothing to unlock."
+        return "Nothing claims the account's next place, and it holds no credits: there is nothing to unlock."
     if freed.record is None:
         return (
-            f"Slot {freed.sequence} is not free yet: too few members answered, or another machine of this wallet is at "
-            "it, too. `allmende wallet unlock` goes on."
+            f"Place {freed.sequence} is not free yet: too few members answered, or another machine of this wallet "
+            "is at it, too. `allmende wallet unlock` goes on."
         )
     name = encode_address(AddressKind.RECORD, freed.record.id)
     if is_fence(freed.record):
         return (
-            f"Slot {freed.sequence} is closed by a payment of 0.001 credits to yourself ({name}), so nothing that "
+            f"Place {freed.sequence} is closed by a payment of 0.001 credits to yourself ({name}), so nothing that "
             "another machine signed for it can become final later."
         )
-    return f"{name} is final in slot {freed.sequence}; whatever else was signed for that slot never will be."
+    return f"{name} is final in place {freed.sequence}; whatever else was signed for that place never will be."
 
 
 def is_fence(record: Record) -> bool:

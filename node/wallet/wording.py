@@ -5,12 +5,12 @@ Everything is read from the signed bytes, never from a node's rendering of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from node.addresses import Kind as AddressKind
 from node.addresses import encode_address
-from node.terminal import make_printable
+from node.terminal import format_moment, make_printable
 from protocol.credits import format_credits
 from protocol.records import (
     Amend,
@@ -61,7 +61,7 @@ def get_movements(record: Record) -> list[Movement]:
 def describe(record: Record) -> Iterator[str]:
     """Lines for people: the kind, and what it moves."""
     yield f"{describe_kind(record)} {encode_address(AddressKind.RECORD, record.id)}"
-    yield f"by {describe_scope(record)}, slot {record.sequence}, epoch {record.epoch}"
+    yield f"by {describe_scope(record)}, place {record.sequence}, epoch {record.epoch}"
     for movement in get_movements(record):
         to = "in escrow for" if isinstance(record.body, Hold) else "to"
         account = encode_address(AddressKind.ACCOUNT, movement.account)
@@ -135,13 +135,13 @@ def describe_kind(record: Record) -> str:
     return Kind(record.kind).name.lower().replace("_", " ")
 
 
-def describe_note(record: Record) -> str:
-    """The few words that a record has for its reader: a payment's memo, a suspension's appeal; else empty."""
+def describe_note(record: Record, compute_epoch_end: Callable[[int], int]) -> str:
+    """The few words that a record has for its reader: a payment's memo, a suspension's end and appeal; else empty."""
     match record.body:
         case Transfer(memo=memo) if memo:
             return f'"{make_printable(memo)}"'
         case Suspend(until_epoch=until_epoch, appeal=appeal):
-            return f"until the end of epoch {until_epoch}, appeal: {make_printable(appeal)}"
+            return f"until {format_moment(compute_epoch_end(until_epoch))}, appeal: {make_printable(appeal)}"
     return ""
 
 

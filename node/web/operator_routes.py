@@ -59,6 +59,7 @@ async def sponsor(services: Services, data: JSONBody[api.SponsorOrder], dry_run:
 @post("/operator/checkpoint", tags=["operator"], status_code=202)
 async def pick_checkpoint(services: Services) -> None:
     """Ask the members to certify the state that this node's last batch rests on."""
+    services.member.signing.check("any other member can ask for a checkpoint")
     services.member.checkpoints.pick()
 
 

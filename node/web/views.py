@@ -222,6 +222,7 @@ class LedgerViews:
                     appeal=body.appeal if body else "",
                     evidence=(body.evidence.hex() or None) if body else None,
                     record=name_record(record.id) if record else None,
+                    until_seconds=charter.compute_epoch_end(until_epoch),
                 )
             )
         return found

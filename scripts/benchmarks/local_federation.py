@@ -136,8 +136,8 @@ class LocalFederation:
             return None
 
     def wait_ready(self, number: int) -> None:
-        """Wait until a node answers and is connected to all that run."""
-        others = len(self.processes) - 1
+        """Wait until a node answers and is connected to all members that run."""
+        others = len(self.processes.keys() & set(self.numbers) - {number})
 
         def is_ready() -> bool:
             assert self.processes[number].poll() is None, (self.homes[number] / "log").read_text()[-2000:]

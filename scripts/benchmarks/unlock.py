@@ -29,7 +29,7 @@ from protocol.identifiers import compute_account_id
 from protocol.records import Kind, Output, Record, RecordDraft, Transfer, account_scope, sign_record
 from protocol.statements import encode_signed, sign_slot_proposal, sign_unlock_request
 from scripts.benchmarks.federation_in_memory import Cast, make_final
-from scripts.benchmarks.local_federation import LocalFederation
+from scripts.benchmarks.local_federation import LocalFederation, wait_until
 
 ROUNDS = 20
 SECONDS_MAX = 60
@@ -123,6 +123,27 @@ def _claim(client: NodeClient, record: Record) -> None:
         client.submit_record(record.encoded)
 
 
+def _wait_voted(federation: LocalFederation, clients: Sequence[NodeClient], address: str, sequence: int) -> bool:
+    """Wait until every node knows both claims or a final record, and nobody has more to say; True when it is split.
+
+    A member says its vote in its next batch, so where all nodes agree twice in a row, all votes went round.
+    """
+
+    def is_known(client: NodeClient) -> bool:
+        slot = client.get_slot(address)
+        return slot.sequence > sequence or len(slot.records) > 1
+
+    before: list[str] = []
+
+    def is_quiet() -> bool:
+        last, before[:] = list(before), [federation.wait_equal().frontier]
+        return last == before
+
+    wait_until(lambda: all(map(is_known, clients)), "both claims are known", SECONDS_MAX)
+    wait_until(is_quiet, "the votes went round", SECONDS_MAX)
+    return clients[0].get_slot(address).sequence == sequence
+
+
 def _measure_latency(folder: Path) -> dict[str, object]:
     person = _Person()
     unlocking.PAUSE_SECONDS_FIRST = 0.0
@@ -147,8 +168,7 @@ def _measure_latency(folder: Path) -> dict[str, object]:
                 left, right = person.sign(amount), person.sign(amount + ROUNDS)
                 with ThreadPoolExecutor(len(clients)) as pool:
                     list(pool.map(_claim, clients, (left, left, right, right)))
-                time.sleep(0.3)  # the votes go round
-                is_split = clients[0].get_slot(wallet.address).sequence == person.sequence
+                is_split = _wait_voted(federation, clients, wallet.address, person.sequence)
                 before, started = requests.count, time.perf_counter()
                 freed = unlocking.unlock_slot(wallet, person.key, person.sequence, left, SECONDS_MAX)
                 if is_split and freed.attempts == 1:

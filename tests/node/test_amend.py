@@ -23,10 +23,14 @@ PEOPLE = 12
 NEW = 5
 
 
+def call(*arguments):
+    command = [str(Path(sys.executable).parent / "allmende"), *map(str, arguments), "--json"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
 def run(*arguments):
     """One command; its JSON."""
-    command = [str(Path(sys.executable).parent / "allmende"), *map(str, arguments), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = call(*arguments)
     assert done.returncode == 0, (arguments, done.stderr)
     return json.loads(done.stdout)
 
@@ -44,7 +48,17 @@ def amend(federation, folder, drafter, voters, *options):
     """Draft, read, propose and approve; returns when the version is in force at the drafter and all `voters`."""
     home = federation.homes[drafter]
     draft = folder / f"next-{drafter}.json"
-    drafted = run("charter", "amend", "--home", home, "--out", draft, *options)
+    order = ("charter", "amend", "--home", home, "--out", draft, *options)
+    tried = []
+
+    def has_heard():
+        """A node that joined under load drafts nothing before a quorum told it what it has."""
+        tried.append(call(*order))
+        return "has not heard yet" not in tried[-1].stderr
+
+    wait_until(has_heard, "the drafter has heard a quorum")
+    assert tried[-1].returncode == 0, tried[-1].stderr
+    drafted = json.loads(tried[-1].stdout)
     assert run("charter", "diff", draft, "--home", home)["changes"] == drafted["changes"]
     proposed = run("member", "propose", draft, "--home", home, "-y")["records"][0]["id"]
     for number in voters:

@@ -1,5 +1,7 @@
 """Members join, leave and change their vote keys while payments go on: nothing is lost, and all agree."""
 
+import logging
+
 import pytest
 
 from node.errors import UserError
@@ -53,6 +55,20 @@ async def test_four_become_five_and_four_again_without_a_founder_while_payments_
     assert verify_receipt(charters, new.build_receipt(first.id)).round.version == 0
     assert verify_receipt(charters, new.build_receipt(second.id)).round.version == 1
     assert verify_receipt(charters, new.build_receipt(payments[-1].id)).round.version == 2
+
+
+async def test_who_joins_reads_through_the_versions_before_it_without_an_error_in_its_log(cast, members, caplog):
+    amendment = sign_amendment(cast, members[0], {5: cast.make_member(5)}, speakers=members)
+    await put_in_force(members, amendment, members)
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    new = cast.open_member(5, Store.open(":memory:", cast.federation))
+    await new.restore()
+    await new.ingest(list(members[0].store.iterate_batches()), "peer")
+    assert new.signing.find_obstacle() is None
+    told = {(record.levelname, record.getMessage().split(":")[0]) for record in caplog.records}
+    assert ("INFO", "this institution is no member yet") in told
+    assert not {level for level, _ in told} & {"WARNING", "ERROR"}
 
 
 async def test_what_a_member_says_after_it_was_removed_has_no_effect(cast, members):

@@ -37,6 +37,17 @@ def test_members_of_all_versions_that_are_followed_are_let_in_but_not_we(charter
     assert neighbours.get_number(name_peer(charters, 5, 1)) == 5
 
 
+def test_a_member_that_left_may_call_until_the_charter_changes_again_and_nobody_calls_it(charters):
+    neighbours = Neighbours(2, charters, {"member 1": HERE, "member 3": HERE}, [])
+    left = name_peer(charters, 1)
+    neighbours.follow([charters[1]], before=[charters[0]])
+    assert left in neighbours
+    assert neighbours.get_number(left) == 1
+    assert left not in neighbours.list_calls()
+    assert set(neighbours.list_calls()) == {name_peer(charters, number, 1) for number in (3, 4, 5)}
+    assert neighbours.list_addresses() == {"member 3": HERE}
+
+
 def test_addresses_come_from_the_file_the_settings_and_cards(charters):
     new = name_peer(charters, 5, 1)
     other = f"{THERE}/p2p/{name_peer(charters, 3)}"

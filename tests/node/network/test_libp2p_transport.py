@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 
 import pytest
@@ -101,6 +102,24 @@ async def test_a_peer_whose_admission_ends_is_disconnected(lab):
         await lab.until(first.transport.connected)
         first.admitted = set()
         await lab.until(lambda: not first.transport.connected())
+
+
+async def test_a_refused_peer_that_calls_again_and_again_stands_in_the_log_once(lab, caplog):
+    class Nobody(set[str]):
+        asked = 0
+
+        def __contains__(self, peer_id: object) -> bool:
+            self.asked += 1
+            return False
+
+    caplog.set_level(logging.INFO)
+    first, second = lab.node(1, Nobody()), lab.node(2)
+    async with first.transport.run(), second.transport.run():
+        second.call(first)
+        await lab.until(lambda: first.admitted.asked >= 2)
+    assert [record.getMessage() for record in caplog.records].count(
+        f"refused {second.peer_id}: not admitted, or ignored for a while"
+    ) == 1
 
 
 async def test_a_peer_that_keeps_doing_wrong_is_ignored_for_a_while(lab):

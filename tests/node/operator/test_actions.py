@@ -181,10 +181,10 @@ async def test_a_new_epoch_has_a_new_allowance(institution):
 
 async def test_a_donor_is_vouched_for_once(institution):
     signed = await institution.actions.sponsor(api.SponsorOrder(DONOR, 3))
-    assert "until the end of epoch 3" in signed.text
+    assert ", the end of epoch 3" in signed.text
     again = await institution.actions.sponsor(api.SponsorOrder(DONOR, 2))
     assert again.records == signed.records
-    assert "until the end of epoch 3" in again.text
+    assert ", the end of epoch 3" in again.text
     longer = await institution.actions.sponsor(api.SponsorOrder(DONOR, 4))
     assert longer.records[0].id != signed.records[0].id
     for epochs in (0, 121):

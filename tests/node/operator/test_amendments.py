@@ -12,9 +12,11 @@ from node.network.simulated_transport import SimulatedNetwork, SimulatedTranspor
 from node.operator.actions import OperatorActions
 from node.operator.amending import Changes, compose_amendment
 from node.operator.amendments import AmendmentActions
+from node.operator.cli_amend import describe_contest, describe_proposals
 from node.operator.outbox import Outbox
 from node.operator.vote_cards import VoteCards
 from node.storage.store import Store
+from node.web.charter_views import CharterViews
 from protocol.errors import Reason, Rejected
 from scripts.benchmarks.federation_in_memory import Cast, exchange
 from tests.node.operator.institution import make_card, make_keys
@@ -159,6 +161,8 @@ async def test_split_votes_are_freed_by_the_member_whose_turn_it_is(acting, auto
     for it, new in ((acting[0], 5), (acting[1], 6)):
         signed = await it.amendments.propose(it.draft(added=[(make_card(new), 1)]))
         ids.append(signed.records[0].id)
+    (lone,) = CharterViews(members[0]).build_charter(1, {}).proposals
+    assert describe_contest([lone], {0: members[0].charter}) == []
     spoken = [member.say_next() for member in members[:2]]
     for proposer, voter, record_id in ((0, 2, ids[0]), (1, 3, ids[1])):
         await members[voter].ingest([spoken[proposer].encoded], "peer")
@@ -168,6 +172,9 @@ async def test_split_votes_are_freed_by_the_member_whose_turn_it_is(acting, auto
         await member.ingest([batch.encoded for batch in spoken], "peer")
     await exchange(members)
     assert {member.replica.version for member in members} == {0}
+    lines = describe_proposals(CharterViews(members[0]).build_charter(1, {}).proposals, {0: members[0].charter})
+    assert "one can win: votes of weight 2 and 2, 3 needed, 0 not voted yet" in lines[-2]
+    assert "The votes are split" in lines[-1]
     for it in (acting[0], acting[2], acting[3]):
         await it.amendments.approve_amendment(ids[1])
 

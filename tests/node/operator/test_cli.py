@@ -225,7 +225,9 @@ def test_an_institution_gives_its_first_budget(allmende, tmp_path, home):
         assert "Would be signed" in allmende(*suspend, "--home", home, "--dry-run")
         assert "No account is suspended" in allmende("program", "suspended", "--home", home)
         allmende(*suspend, "--evidence", evidence, "--home", home, "-y")
-        assert "appeal: board@a.org" in allmende("program", "suspended", "--url", url)
+        suspended = allmende("program", "suspended", "--url", url)
+        assert "appeal: board@a.org" in suspended
+        assert "UTC, the end of epoch" in suspended
         (entry,) = allmende("program", "suspended", "--home", home, "--json")["suspensions"]
         assert entry["evidence"] == sha256(evidence.read_bytes()).hexdigest()
         allmende("program", "reinstate", first.account, "--home", home, "-y")

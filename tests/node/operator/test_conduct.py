@@ -6,6 +6,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from node import api
 from node.addresses import Kind, encode_address
 from node.errors import UserError
+from node.terminal import format_moment
 from node.web.views import LedgerViews
 from protocol.errors import Reason, Rejected
 from protocol.identifiers import compute_account_id
@@ -36,10 +37,13 @@ async def test_a_suspension_is_bounded_and_says_to_whom_to_turn(institution):
     (ada,) = await make_participants(institution, await make_program(institution), 1)
     signed = await institution.conduct.suspend(order(ada))
     assert [record.state for record in signed.records] == ["applied"]
+    end = format_moment(institution.member.charter.compute_epoch_end(EPOCHS_OF_A_DAY))
+    assert f"until {end}, the end of epoch {EPOCHS_OF_A_DAY}" in signed.text
     (entry,) = list_suspensions(institution)
     assert (entry.account, entry.member_name, entry.appeal) == (name_account(ada), "Member 1", "board@a.org")
     assert (entry.reason, entry.evidence) == (7, (b"e" * 32).hex())
     assert entry.until_epoch == EPOCHS_OF_A_DAY
+    assert format_moment(entry.until_seconds) == end
     assert LedgerViews(institution.member, lambda: institution.now).build_account(ada).suspensions == [entry]
     institution.now += EPOCHS_OF_A_DAY * EPOCH_SECONDS
     assert list_suspensions(institution) == []

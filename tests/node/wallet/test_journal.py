@@ -59,7 +59,7 @@ def test_a_second_record_for_a_slot_is_refused_and_the_first_one_kept(journal):
     first = journal.add(ACCOUNT, 0, b"id", b"record", "send")
     assert journal.add(ACCOUNT, 0, b"id", b"record", "send") == first
     for record_id, record in ((b"id", b"other"), (b"other", b"record"), (b"other", b"other")):
-        with pytest.raises(SlotTaken, match="another record for this slot"):
+        with pytest.raises(SlotTaken, match="something else in its place"):
             journal.add(ACCOUNT, 0, record_id, record, "send")
     journal.mark_rejected(b"id", "funds missing")
     with pytest.raises(SlotTaken):
@@ -76,7 +76,7 @@ def test_an_unlock_may_bring_another_record_into_a_slot_once_per_attempt(journal
     journal.mark_final(b"second", b"receipt")
     found = journal.find(b"first")
     assert found is not None
-    assert (found.state, found.reason) == (State.REJECTED, "another record became final in its slot")
+    assert (found.state, found.reason) == (State.REJECTED, "another record became final in its place")
     latest = journal.latest(ACCOUNT)
     assert latest is not None
     assert latest.record_id == b"second"

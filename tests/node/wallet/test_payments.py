@@ -20,8 +20,10 @@ from node.wallet.payments import (
     send_transfer,
     sign_next,
 )
+from node.wallet.refusals import describe_refusal
 from node.wallet.sending import find_pending, submit_entry
 from node.wallet.wallet import Wallet
+from protocol.errors import Reason, Rejected
 from protocol.records import Kind, Lot, Output, RecordDraft, Transfer, account_scope, sign_record
 
 
@@ -147,7 +149,7 @@ def test_one_nodes_refusal_is_no_proof_so_the_payment_stays_pending(wallet, node
     fund(wallet, 10_000)
     node.fault = lambda method, path: (409, reason) if path == "records" else None
     outcome = send_transfer(wallet, wallet.unlock(None), payment)
-    assert reason.lower().replace("_", " ") in outcome.refusal
+    assert outcome.refusal == describe_refusal(Rejected(Reason[reason], reason))
     assert outcome.verified is None
     assert [entry.record_id for entry in find_pending(wallet)] == [outcome.entry.record_id]
 

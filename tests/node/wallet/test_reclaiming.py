@@ -115,7 +115,7 @@ def test_a_settlement_that_overtakes_the_signed_reclaim_is_shown_and_the_reclaim
     node.fault = fault
     assert reclaim().state == ReclaimState.SETTLED
     (entry,) = wallet.journal.slot(hold_scope(running.hold), 0)
-    assert "is final in its slot" in entry.reason
+    assert "became final in its place" in entry.reason
     assert wallet.journal.pending() == []
 
 

@@ -11,6 +11,7 @@ from node.addresses import Kind as AddressKind
 from node.addresses import decode_address
 from node.cli import run
 from node.errors import Refused
+from node.terminal import format_moment
 from node.wallet.jobs import plan_job
 from node.wallet.payments import Payment, plan_transfer, send_transfer
 from node.wallet.reclaiming import ReclaimState, reclaim_job
@@ -33,7 +34,9 @@ def test_a_balance_shows_who_stopped_the_account_and_to_whom_to_turn(wallet, fun
     suspend()
     assert run(["wallet", "balance", "--home", str(wallet.home)]) == 0
     said = capsys.readouterr().out
-    assert "suspended by Hochschule until the end of epoch 2 (reason 3); appeal: board@x.org" in said
+    end = format_moment(wallet.compute_epoch_end(2))
+    assert f"suspended by Hochschule until {end}, the end of epoch 2 (reason 3 of that " in said
+    assert "appeal: board@x.org" in said
     assert run(["wallet", "balance", "--home", str(wallet.home), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["suspensions"][0]["appeal"] == "board@x.org"
 
@@ -50,7 +53,7 @@ def test_a_frozen_account_signs_nothing_and_says_why(wallet, node, fund, receive
     fund(wallet, 1000)
     node.overrides["is_frozen"] = True
     assert run(["wallet", "send", receiver, "1", "-y", "--home", str(wallet.home)]) == 4
-    assert "two records became final in one of its slots" in capsys.readouterr().err
+    assert "two of its payments became final that exclude each other" in capsys.readouterr().err
     assert wallet.journal.history() == []
 
 

@@ -214,7 +214,7 @@ def test_what_no_member_may_vote_for_any_more_gives_way_to_a_fence(wallet, node,
     """A record of another epoch was signed for the slot, and nobody certified it."""
     late = sign_elsewhere(wallet, program, 1, epoch=7)
     wallet.journal.add(late.scope, 0, late.id, late.encoded, "a late payment")
-    assert run(["wallet", "unlock", "--home", str(wallet.home)]) == 0
+    assert run(["wallet", "unlock", "-y", "--home", str(wallet.home)]) == 0
     said = capsys.readouterr()
     assert "Not done: a late payment" in said.err
     assert "0.001 credits to yourself" in said.out
@@ -242,6 +242,51 @@ def test_credits_that_can_not_be_passed_on_make_a_fence_all_the_same(wallet, fun
 def test_an_account_without_claims_and_credits_needs_no_unlock(wallet, node):
     assert unlock_account(wallet, wallet.unlock(None)) is None
     assert node.proposals == []
+
+
+def test_an_unlock_by_hand_signs_nothing_when_nothing_is_to_be_freed(wallet, node, program, capsys):
+    assert run(["wallet", "unlock", "-y", "--home", str(wallet.home)]) == 0
+    assert "Nothing has to be unlocked" in capsys.readouterr().out
+    assert node.proposals == []
+    assert wallet.journal.history(10) == []
+
+
+def test_an_unlock_by_hand_shows_what_it_would_do_and_asks(wallet, node, federation, program, payment, capsys):
+    ask_elsewhere(wallet, federation)
+    sign(wallet, payment)
+    assert run(["wallet", "unlock", "--dry-run", "--home", str(wallet.home)]) == 0
+    assert (
+        "1 record claims this account's place 0 (attempts to free it so far: 1): a payment" in capsys.readouterr().out
+    )
+    assert run(["wallet", "unlock", "--home", str(wallet.home)]) == 1
+    assert "needs -y" in capsys.readouterr().err
+    assert node.proposals == []
+    assert run(["wallet", "unlock", "-y", "--home", str(wallet.home)]) == 0
+    assert len(list_proposals(node)) == 1
+
+
+def test_after_a_restore_that_broke_off_the_slot_is_filled_on_request(wallet, node, program, capsys):
+    assert run(["wallet", "unlock", "--fill", "-y", "--home", str(wallet.home)]) == 0
+    assert "0.001 credits to yourself" in capsys.readouterr().out
+    assert len(list_proposals(node)) == 1
+
+
+def test_the_history_says_in_words_what_an_unlock_paid_to_oneself(wallet, program, capsys):
+    unlock_account(wallet, wallet.unlock(None))
+    assert run(["wallet", "history", "--home", str(wallet.home)]) == 0
+    assert "to yourself, which closed what another machine may have signed" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_without_the_node_the_history_calls_a_payment_void_that_lost_its_place(
+    wallet, federation, program, payment, capsys
+):
+    sign(wallet, payment)
+    other = sign_elsewhere(wallet, program, 7)
+    with federation.lock:
+        federation.submit(other.encoded)
+    unlock_account(wallet, wallet.unlock(None))
+    assert run(["wallet", "history", "--home", str(wallet.home), "--node", "http://127.0.0.1:9"]) == 0
+    assert any(line.startswith("void ") for line in capsys.readouterr().out.splitlines())
 
 
 def test_a_stranger_is_told_that_the_account_is_not_theirs(wallet, program, federation):

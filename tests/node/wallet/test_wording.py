@@ -41,6 +41,11 @@ def test_each_kind_says_who_writes_and_what_it_does(kind):
 
 
 def test_a_history_shows_a_payments_memo_and_a_suspensions_appeal():
-    assert describe_note(TOLD[Kind.TRANSFER][0]) == '"thanks"'
-    assert describe_note(TOLD[Kind.SUSPEND][0]) == "until the end of epoch 3, appeal: appeals@example.org"
-    assert describe_note(HOLD) == ""
+    def compute_end(epoch: int) -> int:
+        return epoch * 24 * 3600
+
+    assert describe_note(TOLD[Kind.TRANSFER][0], compute_end) == '"thanks"'
+    assert (
+        describe_note(TOLD[Kind.SUSPEND][0], compute_end) == "until 1970-01-04 00:00 UTC, appeal: appeals@example.org"
+    )
+    assert describe_note(HOLD, compute_end) == ""

@@ -71,6 +71,12 @@ async def test_a_wrong_order_gets_one_line(node):
         await node.call("grant", api.ProgramDraft("x", "", 1, 1, True, []), place=node.socket)
 
 
+async def test_a_node_that_signs_nothing_says_at_once_why_it_asks_for_no_checkpoint(node):
+    node.member.signing.silence()
+    with pytest.raises(UserError, match=r"signs nothing.*any other member can ask for a checkpoint"):
+        await node.call("pick_checkpoint", place=node.socket)
+
+
 async def test_a_node_without_a_member_key_says_so(start):
     async with start() as node:
         with pytest.raises(UserError, match="no member key"):
