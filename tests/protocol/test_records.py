@@ -247,7 +247,10 @@ def test_a_record_names_what_must_come_before_it():
         (Kind.PROGRAM, ECONOMY.program.id),
         *((Kind.ENROL, enrolment.id) for enrolment in ECONOMY.enrolments),
     )
-    assert get_named_records(BY_KIND[Kind.HOLD]) == ((Kind.SPONSOR, ECONOMY.sponsor.id),)
+    assert get_named_records(BY_KIND[Kind.HOLD]) == (
+        (Kind.SPONSOR, ECONOMY.sponsor.id),
+        (Kind.PROGRAM, ECONOMY.program.id),
+    )
     assert get_named_records(BY_KIND[Kind.SETTLE]) == (
         (Kind.HOLD, BY_KIND[Kind.HOLD].id),
         (Kind.PROGRAM, ECONOMY.program.id),
