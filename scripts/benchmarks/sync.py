@@ -99,6 +99,7 @@ def _measure_process() -> dict[str, object]:
 
         wait_until(has_caught_up, "the node that was away has everything", SECONDS_MAX)
         seconds = time.perf_counter() - started
+        federation.numbers.append(away)
         status = federation.wait_equal(SECONDS_MAX)
         received = federation.read_status(away)
         assert received is not None
