@@ -27,6 +27,15 @@ _TOO_EARLY = frozenset({Reason.TURN_WRONG, Reason.SLOT_TAKEN, Reason.CHARTER_CHA
 """Refusals after which the same attempt may be asked for again; or the hold has ended."""
 
 
+def find_forced(promises: api.Promises) -> bytes | None:
+    """The record that promises force, as a node tells them; None: any record may be proposed."""
+    return compute_forced(
+        Claim(Round(promise.version, promise.attempt), decode_address(AddressKind.RECORD, promise.record))
+        for promise in promises.promises
+        if promise.record is not None
+    )
+
+
 class SlotLink(Protocol):
     """What is used of `node.client.NodeClient`."""
 
@@ -93,11 +102,7 @@ class HoldSlot:
 
     def _choose(self, own: Record, promises: api.Promises) -> Record | None:
         """The forced record, else the writer's own; None when the node does not hand over what is forced."""
-        forced = compute_forced(
-            Claim(Round(promise.version, promise.attempt), decode_address(AddressKind.RECORD, promise.record))
-            for promise in promises.promises
-            if promise.record is not None
-        )
+        forced = find_forced(promises)
         if forced is None:
             return own
         for encoded in (own.encoded, *promises.records):

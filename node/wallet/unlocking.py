@@ -20,6 +20,7 @@ from node import api
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
 from node.errors import Refused, Unreachable, UserError
+from node.hold_slots import find_forced
 from node.wallet.journal import Entry, State
 from node.wallet.lots import Lot, choose_lots, read_lots
 from node.wallet.sending import (
@@ -34,7 +35,6 @@ from node.wallet.sending import (
     submit_entry,
 )
 from node.wallet.verify import verify_final
-from protocol.attempts import Claim, Round, compute_forced
 from protocol.errors import InvalidInput, Reason, Rejected
 from protocol.records import (
     NONE,
@@ -284,11 +284,7 @@ class _Unlocking:
 
     def _choose_record(self, promises: api.Promises) -> Record | None:
         """The forced record; else the lowest id of those that a member may vote for now; else a fence."""
-        forced = compute_forced(
-            Claim(Round(promise.version, promise.attempt), decode_address(AddressKind.RECORD, promise.record))
-            for promise in promises.promises
-            if promise.record is not None
-        )
+        forced = find_forced(promises)
         if forced is not None:
             return self._claims.get(forced)
         known = {record.id: record for record in (*self._claims.values(), *([self._wish] if self._wish else ()))}

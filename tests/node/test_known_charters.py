@@ -4,7 +4,6 @@ import pytest
 
 from node.errors import UserError
 from node.known_charters import KnownCharters
-from node.storage.store import Store
 from node.web.charter_views import CharterViews
 from protocol.errors import InvalidInput
 from protocol.receipts import verify_amendments, verify_receipt
@@ -18,10 +17,7 @@ async def cast():
 
 
 @pytest.fixture
-async def members(cast):
-    members = [cast.open_member(number, Store.open(":memory:", cast.federation)) for number in cast.member_keys]
-    for group in cast.make_setup():
-        await make_final(members, group)
+async def members(cast, members):
     for _ in range(2):
         await put_in_force(members, sign_amendment(cast, members[0], {}, speakers=members), members[:3])
     return members

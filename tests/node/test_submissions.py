@@ -2,11 +2,10 @@
 
 import pytest
 
-from node.storage.store import Store
 from node.submissions import SUBMISSIONS_MAX, WAITING_SECONDS_MAX, Busy
 from protocol.errors import Reason, Rejected
 from protocol.rules import Circumstances
-from scripts.benchmarks.federation_in_memory import Cast, make_final
+from scripts.benchmarks.federation_in_memory import Cast
 
 NOW = Circumstances(range(1, 2))
 
@@ -17,10 +16,7 @@ async def cast():
 
 
 @pytest.fixture
-async def member(cast):
-    members = [cast.open_member(number, Store.open(":memory:", cast.federation)) for number in cast.member_keys]
-    for group in cast.make_setup():
-        await make_final(members, group)
+async def member(members):
     return members[0]
 
 
