@@ -290,7 +290,8 @@ async def test_connections_that_ended_hold_no_slot(lab):
             async with visitor.transport.run():
                 visitor.call(node)
                 # Both sides: a host that ends while its own side is being set up leaves its socket to the process.
-                await lab.until(lambda: node.transport.connected() and visitor.transport.connected())
+                await lab.until(node.transport.connected)
+                await lab.until(visitor.transport.connected)
                 assert node.transport._network._inbound_limiter.borrowed_tokens == 1
             await lab.until(lambda: node.transport._network._inbound_limiter.borrowed_tokens == 0)
 
