@@ -127,9 +127,16 @@ class Settled(NamedTuple):
     finality_receipt: bytes
 
 
+class Standing(NamedTuple):
+    """Donor: the job's state has changed to RUNNING or SUSPENDED, and why. Suspended time is not charged."""
+
+    state: str
+    detail: str
+
+
 Message = (
     Start | VoucherGiven | ReceiptAgreed | Cancel | Quoted | Refused | Accepted | Started | LogChunk
-    | Ticked | Result | Settled
+    | Ticked | Result | Settled | Standing
 )  # fmt: skip
 
 _ID = binary(ID_BYTES)
@@ -150,6 +157,7 @@ _FORMS: dict[int, tuple[Callable[..., Any], Shape]] = {
     22: (Ticked, items(uint(), binary_up_to(TICK_BYTES_MAX, 1))),
     23: (Result, items(uint(), binary_up_to(JOB_RECEIPT_BYTES_MAX, 1), _REASON)),
     24: (Settled, items(uint(), _FINALITY)),
+    25: (Standing, items(uint(), text(16, 1), _REASON)),
 }
 _NUMBERS = {form: number for number, (form, _) in _FORMS.items()}
 
@@ -194,7 +202,7 @@ def decode_envelope(federation: bytes, sender_key: bytes, mailbox: bytes, encode
 
 
 def compute_seal_context(direction: bytes, name: bytes) -> bytes:
-    """What a sealed letter is bound to: `inbox`, `message`, `inputs` or `outputs`, and the mailbox or hold."""
+    """What a sealed letter is bound to: its direction (spec 12.6), and the name of the mailbox or the hold."""
     return b"allmende:" + direction + b":" + name
 
 

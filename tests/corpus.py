@@ -122,6 +122,7 @@ def _make_offer() -> bytes:
         500,
         (RuntimeName("python", make_id("python")), RuntimeName("torch", make_id("torch"))),
         ("cpu", "gpu"),
+        ("data.example:443",),
         3600,
         2_000_000,
         bytes(64),
@@ -135,9 +136,11 @@ def _make_quote_request() -> bytes:
             make_id("account"),
             SENDER_KEY,
             make_id("seal key"),
+            make_id("result key"),
             2,
             4 * 10**9,
             10**9,
+            1,
             1,
             600,
             make_id("torch"),
@@ -161,7 +164,7 @@ def _make_quote() -> bytes:
 
 def _make_job_receipts() -> list[bytes]:
     receipt = JobReceipt(
-        make_id("hold"), make_id("quote"), JobState.DONE, 0, 1000, 5, 10**6, make_id("out"), 7, b"", bytes(64), b""
+        make_id("hold"), make_id("quote"), JobState.DONE, 0, 1000, 5, 10**6, 301, make_id("out"), 7, b"", bytes(64), b""
     )
     by_donor = receipt.sign_as_donor(FEDERATION.id, _SENDER)
     return [by_donor.encode(), by_donor.sign_as_payer(FEDERATION.id, _SENDER).encode()]
@@ -182,6 +185,7 @@ def _make_messages() -> list[conversation.Message]:
         conversation.Refused("busy ☕"),
         conversation.Accepted(make_id("hold")),
         conversation.Started(make_id("hold")),
+        conversation.Standing("SUSPENDED", "the owner uses the machine"),
         conversation.LogChunk(17, b"epoch 1\n"),
         conversation.Ticked(_make_tick()),
         conversation.Result(_make_job_receipts()[0], "done"),

@@ -206,6 +206,7 @@ class Agent:
             self.score.weight,
             tuple(sorted(runtimes)),
             tuple(sorted(settings.job_classes)),
+            (),
             settings.wall_seconds_max,
             int(self._now()) + OFFER_VALID_SECONDS,
             b"",

@@ -193,7 +193,7 @@ class JobRun:
         state = self._stop_state or _compute_end_state(outcome)
         if state in CHARGED_STATES:
             self.meter.add_tick(outcome.usage.wall_ms)
-        outputs, detail = await hand_over_outputs(self.shop.post, self.request.seal_key, document.hold, outcome)
+        outputs, detail = await hand_over_outputs(self.shop.post, self.request.result_key, document.hold, outcome)
         self._end(state, outcome, outputs, detail)
         await self.shop.executor.release(self._job_id)
 
@@ -312,6 +312,7 @@ class JobRun:
             usage.wall_ms if usage else (last.elapsed_ms if last else 0),
             0 if cpu_us is None else max(0, cpu_us) + 1,
             usage.memory_peak_bytes if usage else 0,
+            usage.energy_joules + 1 if usage and usage.energy_joules is not None else 0,
             outputs,
             amount,
             tick.compute_id(federation) if tick else b"",

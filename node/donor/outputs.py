@@ -44,12 +44,12 @@ def read_script(directory: Path) -> Script:
     return decode_script((directory / SCRIPT_NAME).read_bytes())
 
 
-async def hand_over_outputs(post: Post, seal_key: bytes, hold: bytes, outcome: Outcome) -> tuple[bytes, str]:
+async def hand_over_outputs(post: Post, result_key: bytes, hold: bytes, outcome: Outcome) -> tuple[bytes, str]:
     """(digest of the sealed outputs, what to tell the payer about them). No digest: nothing could be handed over."""
 
     def pack() -> bytes:
         content = pack_bundle(outcome.output_directory, skip=True)
-        return seal(seal_key, content, compute_seal_context(b"outputs", hold))
+        return seal(result_key, content, compute_seal_context(b"outputs", hold))
 
     try:
         sealed = await trio.to_thread.run_sync(pack)

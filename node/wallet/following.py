@@ -201,7 +201,7 @@ class Follower:
 
     def _keep_outputs(self, digest: bytes) -> None:
         sealed = self._line.get_blob(digest)
-        opened = open_sealed(self._job.seal_seed, sealed, compute_seal_context(b"outputs", self._job.hold))
+        opened = open_sealed(self._job.result_seed, sealed, compute_seal_context(b"outputs", self._job.hold))
         write_atomically(get_job_directory(self._wallet, self._job) / "outputs", opened)
 
     def _agree(self) -> None:

@@ -46,6 +46,9 @@ class WalletJob(msgspec.Struct):
     request: bytes
     meter_seed: bytes
     seal_seed: bytes
+    """Opens the donor's messages."""
+    result_seed: bytes
+    """Opens results and checkpoints."""
     quote: bytes = b""
     state: str = "QUOTED"
     detail: str = ""

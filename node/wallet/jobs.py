@@ -115,13 +115,14 @@ def open_job(wallet: Wallet, plan: JobPlan, connect: Connect) -> WalletJob:
     """
     spec, offer = plan.spec, plan.priced.offer
     meter_key = Ed25519PrivateKey.generate()
-    seal_seed = secrets.token_bytes(32)
+    seal_seed, result_seed = secrets.token_bytes(32), secrets.token_bytes(32)
     request = (
         make_request(spec, plan.priced.runtime)
         ._replace(
             account=wallet.account,
             meter_key=meter_key.public_key().public_bytes_raw(),
             seal_key=seal_public_key(seal_seed),
+            result_key=seal_public_key(result_seed),
             mailbox_to_donor=secrets.token_bytes(32),
             mailbox_to_wallet=secrets.token_bytes(32),
         )
@@ -135,6 +136,7 @@ def open_job(wallet: Wallet, plan: JobPlan, connect: Connect) -> WalletJob:
         request=request.encode(),
         meter_seed=meter_key.private_bytes_raw(),
         seal_seed=seal_seed,
+        result_seed=result_seed,
     )
     _pack_inputs(wallet, job, spec)
     save_job(wallet, job)

@@ -19,7 +19,7 @@ import trio
 
 PERIOD_US = 100_000  # over which a share of the processors is granted, the kernel's own default
 QUOTA_US_MIN = 1_000  # the kernel accepts no smaller share
-USED_CONTROLLERS = frozenset({"memory", "pids", "cpu", "cpuacct"})
+USED_CONTROLLERS = frozenset({"memory", "pids", "cpu", "cpuacct", "freezer"})
 _EMPTY_POLL_SECONDS = 0.005
 _EMPTY_WAIT_SECONDS = 10.0  # a process that is stuck in the kernel may take this long to go
 
@@ -266,6 +266,26 @@ class JobGroup:
         for path in self.join_files:
             found.update(int(word) for word in _read_words(path))
         return sorted(found)
+
+    @property
+    def can_freeze(self) -> bool:
+        """Whether all processes can be stopped at once, those that are born meanwhile included."""
+        return self._find_freezer() is not None
+
+    def set_frozen(self, is_frozen: bool) -> None:
+        """Stops every process of the job where it is, or lets all go on. Takes effect within moments."""
+        freezer = self._find_freezer()
+        assert freezer is not None
+        if freezer.name == "cgroup.freeze":
+            freezer.write_text("1" if is_frozen else "0")
+        else:
+            freezer.write_text("FROZEN" if is_frozen else "THAWED")
+
+    def _find_freezer(self) -> Path | None:
+        if self._version_2 is not None and (self._version_2 / "cgroup.freeze").exists():
+            return self._version_2 / "cgroup.freeze"
+        place = self._places.get("freezer")
+        return None if place is None else place / "freezer.state"
 
     def kill(self) -> None:
         """Ends every process of the job by force. Without version 2 some may be born meanwhile: repeat it."""

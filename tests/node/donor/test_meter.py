@@ -18,7 +18,21 @@ DONOR = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
 PAYER = Ed25519PrivateKey.from_private_bytes(bytes([2]) * 32)
 RATE = Rate(1000, 2, 1, 0)
 REQUEST = QuoteRequest(
-    b"a" * 32, PAYER.public_key().public_bytes_raw(), b"s" * 32, 2, 1, 1, 0, 100, b"", "batch", b"", b"", b""
+    b"a" * 32,
+    PAYER.public_key().public_bytes_raw(),
+    b"s" * 32,
+    b"o" * 32,
+    2,
+    1,
+    1,
+    0,
+    0,
+    100,
+    b"",
+    "batch",
+    b"",
+    b"",
+    b"",
 )
 QUOTE = Quote(b"d" * 32, b"r" * 32, b"s" * 32, RATE, 100, 30, compute_charge(100_000, RATE), 60, 1, 0, 0, b"")
 

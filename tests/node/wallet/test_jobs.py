@@ -218,7 +218,7 @@ def test_results_are_opened_checked_and_agreed_to(wallet, donor, running, connec
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "result.txt").write_text("42\n")
     context = compute_seal_context(b"outputs", running.hold)
-    sealed = seal(donor.request.seal_key, pack_bundle(tmp_path / "made"), context)
+    sealed = seal(donor.request.result_key, pack_bundle(tmp_path / "made"), context)
     donor.put_blob(sealed)
     tick = donor.make_tick(running.hold, 30_000)
     donor.say(Ticked(tick.encode()))
