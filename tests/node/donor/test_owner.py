@@ -91,7 +91,8 @@ def test_a_running_job_never_outlasts_a_verdict_against_it(is_lent, suspended_ms
 def test_followed_once_a_second_a_job_waits_no_longer_than_allowed_and_starts_only_on_a_lent_machine(
     readings, seconds_max
 ):
-    settings, suspended_since = change(suspend_seconds_max=seconds_max, away_seconds=5), None
+    settings = change(suspend_seconds_max=seconds_max, away_seconds=5)
+    suspended_since: int | None = None
     for second, verdict in enumerate(follow(readings, settings)):
         suspended_ms = None if suspended_since is None else (second - suspended_since) * 1000
         match decide(settings, verdict, suspended_ms):
