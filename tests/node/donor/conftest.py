@@ -171,6 +171,11 @@ class FakeNode:
                 for name, state in ledger.sponsors.items()
                 if state.donor == account
             ]
+            enrolments = [
+                api.Enrolment(encode_address(AddressKind.RECORD, name), state.member, state.until_epoch, "Hochschule")
+                for name, state in ledger.enrolments.items()
+                if state.account == account
+            ]
         return api.Account(
             address=address,
             epoch=self.epoch,
@@ -178,7 +183,7 @@ class FakeNode:
             head=encode_address(AddressKind.RECORD, head.record) if head else None,
             millicredits=sum(lot.millicredits for lot in lots),
             lots=lots,
-            enrolments=[],
+            enrolments=enrolments,
             sponsorships=sponsorships,
         )
 
