@@ -25,8 +25,8 @@ from node.donor.settings import Settings
 class SeesGpus(Protocol):
     """What the owner's side asks of whatever watches the lent GPUs."""
 
-    def list_foreign_processes(self) -> Sequence[str]:
-        """A few words for each process on a lent GPU that belongs to no job; never raises, never waits."""
+    def list_foreign_processes(self) -> Sequence[int]:
+        """Ids of the processes on lent GPUs that belong to no job; never raises, never waits."""
 
 
 class Moment(NamedTuple):
@@ -48,8 +48,8 @@ class Readings(NamedTuple):
 
     load: float | None = None
     """Share of the processor cores, 0 to 1, that others than the jobs keep busy; none where nothing can tell."""
-    gpu_processes: tuple[str, ...] = ()
-    """Those on lent GPUs that belong to no job."""
+    gpu_processes: tuple[int, ...] = ()
+    """Ids of those on lent GPUs that belong to no job."""
 
 
 class Verdict(NamedTuple):

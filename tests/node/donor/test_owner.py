@@ -15,7 +15,7 @@ from node.donor.settings import Settings
 SETTINGS = Settings("http://node", "bench", 4, 10**9, 10**9, ["batch"], [], load_max=0.2, away_seconds=60)
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
 QUIET = Readings(0.0)
-AT_WORK = st.sampled_from([Readings(0.3), Readings(0.0, ("train.py",)), Readings(None, ("train.py",))])
+AT_WORK = st.sampled_from([Readings(0.3), Readings(0.0, (4711,)), Readings(None, (4711,))])
 AWAY = st.sampled_from([QUIET, Readings(), Readings(0.2)])
 READINGS = st.one_of(AT_WORK, AWAY)
 LENT = Verdict(True)
@@ -73,7 +73,7 @@ def test_hours_open_and_close_on_time():
 
 def test_what_the_owner_does_not_ask_for_is_not_looked_at():
     settings = change(load_max=0.0, is_idle_gpu_needed=False)
-    assert judge(settings, "run", at(0), Readings(1.0, ("train.py",)), None).is_lent
+    assert judge(settings, "run", at(0), Readings(1.0, (4711,)), None).is_lent
 
 
 @given(st.booleans(), st.one_of(st.none(), st.integers(0, 10**7)), st.integers(0, 3600))
@@ -161,6 +161,6 @@ def test_a_job_without_a_counter_makes_the_load_unknown_until_it_is_gone(monkeyp
 def test_the_gpus_are_asked_for_processes_of_others(tmp_path):
     class Gpus:
         def list_foreign_processes(self):
-            return ["python3 (4711)"]
+            return [4711]
 
-    assert OwnerWatch(Gpus(), tmp_path / "none").read({}) == Readings(None, ("python3 (4711)",))
+    assert OwnerWatch(Gpus(), tmp_path / "none").read({}) == Readings(None, (4711,))
