@@ -145,7 +145,7 @@ def _check_use(settings: Settings, amount_max: int, use: Use) -> None:
     if settings.account_jobs_max and use.account_jobs >= settings.account_jobs_max:
         raise Rejected(
             Reason.LIMIT_EXCEEDED,
-            f"the donor lets one account have {settings.account_jobs_max} jobs at a time: wait until one has ended",
+            f"the donor lets one account have {settings.account_jobs_max} jobs at a time: wait until one is settled",
         )
     _check_credits(
         "one account may use here in an epoch", use.account_millicredits + amount_max, settings.account_credits_max
