@@ -45,6 +45,8 @@ class JobDocument(msgspec.Struct):
     """Number of the last envelope that was taken."""
     sent: int = 0
     """Envelopes that may have been posted."""
+    suspended_at_seconds: float = 0
+    """Since when the job is suspended; 0 while it is not."""
     log_sent: int = 0
     """Bytes of the job's log that may have been posted."""
     hold: bytes = b""
