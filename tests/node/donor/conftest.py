@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import tempfile
 import threading
 import time
+import uuid
 from base64 import b64encode
+from collections.abc import Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -379,3 +385,24 @@ def wallet(tmp_path, fake_node, person_key):
     with Wallet.open(home) as wallet:
         wallet.__dict__["client"] = fake_node
         yield wallet
+
+
+@pytest.fixture(params=["superuser", "ordinary"])
+def agent(request) -> str:
+    if request.param == "superuser" and os.geteuid() != 0:
+        pytest.skip("these tests run as an ordinary user: nothing to test as the superuser")
+    return str(request.param)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A donor's private folder that both agents may be given."""
+    path = Path(tempfile.mkdtemp(prefix="donor-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def marker() -> str:
+    """Stands in the command line of a test's processes, so that they can be found."""
+    return f"marker{uuid.uuid4().hex}"

@@ -6,36 +6,35 @@ ordinary user (limits of single processes, work directory in memory).
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
-import traceback
-import uuid
-import warnings
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from node.donor.executors import cgroups
-from node.donor.executors.executor import JobCommand, JobHandle, JobNotStarted, Limits, Outcome
+from node.donor.executors.executor import JobHandle, JobNotStarted
 from node.donor.executors.launch import Descriptors, Walls, build_command_line
 from node.donor.executors.sandbox import Sandbox, find_missing_tools
 from node.donor.executors.seccomp import build_filter
 from node.errors import UserError
-
-MEBIBYTE = 1 << 20
-ORDINARY_USER = 64_123  # nobody's; only the process that plays the ordinary user's agent has it
-PYTHON = "/usr/bin/python3"
-
-Scene = Callable[[Sandbox], Awaitable[dict[str, Any]]]
+from tests.node.donor.jailed_jobs import (
+    DAEMON,
+    MEBIBYTE,
+    ORDINARY_USER,
+    attempt,
+    describe,
+    find_processes,
+    find_traces,
+    fork_agent,
+    make_command,
+    make_limits,
+    play,
+    python,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,137 +42,6 @@ def _bubblewrap_is_here() -> None:
     if missing := find_missing_tools():
         pytest.fail(f"the sandbox can't be tested: run apt-get install {' '.join(missing)}")
     build_filter()
-
-
-@pytest.fixture(params=["superuser", "ordinary"])
-def agent(request) -> str:
-    if request.param == "superuser" and os.geteuid() != 0:
-        pytest.skip("these tests run as an ordinary user: nothing to test as the superuser")
-    return str(request.param)
-
-
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """A donor's private folder that both agents may be given."""
-    path = Path(tempfile.mkdtemp(prefix="donor-"))
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-def marker() -> str:
-    """Stands in the command line of a test's processes, so that they can be found."""
-    return f"marker{uuid.uuid4().hex}"
-
-
-def fork_agent(agent: str, home: Path, play: Callable[[], None]) -> int:
-    """Runs `play` in a process of its own, under the agent's user; its process id."""
-    if agent == "ordinary" and os.geteuid() == 0:
-        os.chown(home, ORDINARY_USER, ORDINARY_USER)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the threads that trio keeps are idle
-        process = os.fork()
-    if process:
-        return process
-    try:
-        os.chdir("/")
-        if agent == "ordinary" and os.geteuid() == 0:
-            os.setgroups([])
-            os.setgid(ORDINARY_USER)
-            os.setuid(ORDINARY_USER)
-        play()
-        os._exit(0)
-    except BaseException:
-        os.write(2, traceback.format_exc().encode())
-        os._exit(1)
-
-
-def play(agent: str, home: Path, scene: Scene) -> dict[str, Any]:
-    """Plays a scene with a sandbox of this agent; what it returned, through JSON."""
-    reader, writer = os.pipe()
-
-    async def main() -> dict[str, Any]:
-        sandbox = Sandbox(home / "jobs")
-        await sandbox.sweep()
-        return await scene(sandbox)
-
-    def in_child() -> None:
-        os.close(reader)
-        with os.fdopen(writer, "w") as file:
-            json.dump(trio.run(main), file)
-
-    process = fork_agent(agent, home, in_child)
-    os.close(writer)
-    with os.fdopen(reader) as file:
-        text = file.read()
-    assert os.waitpid(process, 0)[1] == 0
-    result: dict[str, Any] = json.loads(text)
-    return result
-
-
-def describe(outcome: Outcome) -> dict[str, Any]:
-    files = [path for path in outcome.output_directory.rglob("*") if path.is_file()]
-    return {
-        "state": outcome.state,
-        "exit_status": outcome.exit_status,
-        "wall_ms": outcome.usage.wall_ms,
-        "cpu_us": outcome.usage.cpu_us,
-        "memory_peak_bytes": outcome.usage.memory_peak_bytes,
-        "log": outcome.log_path.read_text(),
-        "output": {str(path.relative_to(outcome.output_directory)): path.read_text() for path in files},
-        "left_out": outcome.output_left_out,
-    }
-
-
-def make_limits(**changes: float) -> Limits:
-    values: dict[str, Any] = {
-        "cores": 1.0,
-        "memory_bytes": 128 * MEBIBYTE,
-        "processes": 32,
-        "disk_bytes": 8 * MEBIBYTE,
-        "wall_seconds": 20.0,
-    }
-    return Limits(**{**values, **changes})
-
-
-def make_command(program: str | tuple[str, ...], **changes: Any) -> JobCommand:
-    return JobCommand(**{"program": program, "output_bytes_max": MEBIBYTE, "environment": {}, **changes})
-
-
-def attempt(agent: str, home: Path, program: str | tuple[str, ...], **limits: float) -> dict[str, Any]:
-    """Runs one job and tells how it went."""
-
-    async def scene(sandbox: Sandbox) -> dict[str, Any]:
-        return describe(await sandbox.run("job", make_command(program), make_limits(**limits)))
-
-    return play(agent, home, scene)
-
-
-def python(program: str) -> tuple[str, ...]:
-    return (PYTHON, "-c", program)
-
-
-def find_processes(marker: str) -> list[int]:
-    """Living processes of this machine with this word in their command line."""
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if marker.encode() in Path("/proc", name, "cmdline").read_bytes():
-                found.append(int(name))
-        except OSError:
-            continue
-    return found
-
-
-def find_traces(home: Path) -> list[str]:
-    """Mounts, loop devices and control groups that a sandbox of this home has left."""
-    traces = [line for line in Path("/proc/mounts").read_text().splitlines() if str(home) in line]
-    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
-        traces += [str(path)] if str(home) in path.read_text() else []
-    prefix = Sandbox(home / "jobs")._group_prefix
-    for tree in cgroups.open_trees():
-        traces += [str(path) for path in tree.parent.glob(f"{prefix}*")]
-    return traces
 
 
 REACH_OUT = """
@@ -239,7 +107,7 @@ for path in ["/", "/usr", "/etc", "/usr/bin", "/job", "/dev", "/proc/sys/kernel/
 print(os.listdir("/tmp"), sorted(os.listdir("/work")), os.getuid())
 """
     told = attempt(agent, home, python(program))
-    assert told["log"] == "[] ['out'] 65534\n"
+    assert told["log"] == "[] ['checkpoint', 'out'] 65534\n"
 
 
 def test_forking_without_bound_is_bounded_and_leaves_nothing(agent, home, marker):
@@ -280,7 +148,7 @@ for place in ["/work", "/tmp", "/dev/shm"]:
         pass
     print(written >> 20)
     for name in os.listdir(place):
-        if name != "out":
+        if name not in ("checkpoint", "out"):
             os.remove(f"{place}/{name}")
 """
     told = attempt(agent, home, python(program), memory_bytes=512 * MEBIBYTE)
@@ -322,24 +190,6 @@ time.sleep(60)
     assert told["exit_status"] is None
     assert told["wall_ms"] < 10_000
     assert find_processes(marker) == []
-
-
-DAEMON = """
-import os, signal, time
-for number in set(range(1, 32)) - {signal.SIGCHLD}:
-    try:
-        signal.signal(number, signal.SIG_IGN)
-    except (OSError, ValueError):
-        pass
-if os.fork() == 0:
-    os.setsid()
-    if os.fork() == 0:
-        for descriptor in range(3):
-            os.close(descriptor)
-        time.sleep(600)
-    os._exit(0)
-os.wait()
-"""
 
 
 def test_no_daemon_outlives_a_job_that_ends(agent, home, marker):
