@@ -101,7 +101,7 @@ class Sandbox:
         if missing := find_missing_tools():
             packages = " ".join(missing)
             raise UserError(f"jobs can't run here without {packages}: run apt-get install {packages}")
-        build_filter()
+        build_filter(is_memory_counted=True)
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._take_lock()
         if self._is_using_cgroups:
@@ -274,7 +274,7 @@ class Sandbox:
 
 
 def _start(command: JobCommand, limits: Limits, walls: launch.Walls) -> SandboxProcess:
-    with_files = launch.build_files(command, build_filter())
+    with_files = launch.build_files(command, build_filter("memory" in walls.limited))
     opened = {name: open_memory_file(name, content) for name, content in with_files.items()}
     information = os.pipe()
     try:

@@ -14,11 +14,12 @@ from collections.abc import Iterable
 import trio
 
 from node.donor.executors.executor import JobNotStarted
-from node.donor.executors.launch import READY
+from node.donor.executors.launch import READY, SMALL_FILE_SYSTEMS
 
 _START_SECONDS_MAX = 30.0  # a busy machine needs far less than one
 _READ_BYTES = 1 << 16
 _MESSAGE_BYTES_MAX = 2000
+_FILE_BYTES = 1024  # what the kernel keeps for one file in memory, at least, be it empty
 _FIRST = "1"  # bubblewrap itself, inside
 _STILL_STATES = "TZX"  # stopped, dead, gone: states of a thread that can't do anything
 
@@ -66,17 +67,18 @@ class SandboxProcess:
         self._init: int | None = None
         self._init_handle: int | None = None
         self._table: int | None = None
+        self._small: list[int] = []
 
     async def wait_ready(self) -> None:
         """Returns when the gate inside is waiting. Raises: JobNotStarted with what the programs said."""
         said = b""
         with trio.move_on_after(_START_SECONDS_MAX):
-            while not said.endswith(READY):
+            while READY not in said:
                 block = await self._output.receive_some(_READ_BYTES)
                 if not block:
                     break
                 said = (said + block)[-_MESSAGE_BYTES_MAX:]
-        if not said.endswith(READY):
+        if READY not in said:
             words = " ".join(said.decode(errors="replace").split())
             raise JobNotStarted(f"the sandbox could not be set up: {words or 'no answer'}")
         text = b""
@@ -85,6 +87,7 @@ class SandboxProcess:
         self._init = int(json.loads(text)["child-pid"])
         self._init_handle = os.pidfd_open(self._init)
         self._table = self.open_directory("/proc")
+        self._small = [self.open_directory(path) for path in SMALL_FILE_SYSTEMS]
 
     def open_directory(self, path: str) -> int:
         """Opens a directory of the job's view of the file system. Raises: OSError."""
@@ -100,7 +103,7 @@ class SandboxProcess:
             raise JobNotStarted("the sandbox ended before the job could start") from None
 
     async def read_output(self) -> bytes:
-        """The next part of what the job prints; empty when the last process that could print has gone."""
+        """The next part of what the job prints; empty when nobody can print any more."""
         return bytes(await self._output.receive_some(_READ_BYTES))
 
     async def wait_end(self) -> None:
@@ -141,6 +144,8 @@ class SandboxProcess:
         if self._table is not None:
             os.close(self._table)
             self._table = None
+        while self._small:
+            os.close(self._small.pop())
         await self._output.aclose()
 
     def stop_all(self) -> bool:
@@ -184,7 +189,7 @@ class SandboxProcess:
             return []
 
     def measure_memory_bytes(self, enough_bytes: int) -> int:
-        """Memory that the processes inside hold now.
+        """Memory that the processes inside hold now, and what the kernel keeps of their files in memory.
 
         Pages that several share count for each, unless the sum would exceed `enough_bytes`: then they are
         divided up exactly, which takes the kernel longer.
@@ -193,7 +198,12 @@ class SandboxProcess:
         total = sum(_read_resident_bytes(self._table, name) for name in names)
         if total > enough_bytes:
             total = sum(_read_proportional_bytes(self._table, name) for name in names)
-        return total
+        return total + sum(_count_files(directory) for directory in self._small) * _FILE_BYTES
+
+
+def _count_files(directory: int) -> int:
+    status = os.fstatvfs(directory)
+    return status.f_files - status.f_ffree
 
 
 def _list_numbers(table: int | None, path: str) -> list[str]:
