@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import tempfile
 import threading
 import time
+import uuid
 from base64 import b64encode
+from collections.abc import Iterator
 from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
 
 import pytest
 import trio
@@ -405,3 +411,24 @@ def lent(allmende, tmp_path):
     """The directory of a machine that was set up."""
     allmende("donor", "setup", "--node", "http://node", "--machine", "bench", "--cores", "1", "--memory", "2", "-y")
     return donor_settings.DonorHome(tmp_path / "donor")
+
+
+@pytest.fixture(params=["superuser", "ordinary"])
+def agent(request) -> str:
+    if request.param == "superuser" and os.geteuid() != 0:
+        pytest.skip("these tests run as an ordinary user: nothing to test as the superuser")
+    return str(request.param)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A donor's private folder that both agents may be given."""
+    path = Path(tempfile.mkdtemp(prefix="donor-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def marker() -> str:
+    """Stands in the command line of a test's processes, so that they can be found."""
+    return f"marker{uuid.uuid4().hex}"
