@@ -1,4 +1,4 @@
-"""Which machines can do a job, best first, by the rule that wallets choose by: the one place to change when it changes."""
+"""Which machines can do a job, best first, by the rule that wallets choose by: the one place to change with it."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def build_report(replay: Replay) -> dict[str, Any]:
     return {
         "version": REPORT_VERSION,
         "machines": _report_machines(replay, runs),
-        "jobs": _report_jobs(replay.jobs),
+        "jobs": _report_jobs(replay),
         "waiting_seconds": _report_waiting(replay.jobs),
         "ends": {state: _report_runs(some) for state, some in _group_by_end(runs)},
         "all_runs": _report_runs(runs),
@@ -89,13 +89,18 @@ def _get_paid_ms(run: Run) -> int:
     return 0 if run.is_reclaimed else run.reading.paid_ms
 
 
-def _report_jobs(jobs: Sequence[Job]) -> dict[str, Any]:
-    """What became of the jobs. Those too large are larger than every machine: a job runs on one machine."""
+def _report_jobs(replay: Replay) -> dict[str, Any]:
+    """What became of the jobs. Those too large are larger than every machine: a job runs on one machine. What they
+    asked for `in_time` is the work that machines without end would have done within the hours."""
+    jobs = replay.jobs
     placed = [job for job in jobs if job.runs]
     too_large = sum(job.is_unplaceable for job in jobs)
     return {
         "submitted": len(jobs),
         "gpu_hours_asked": _hours(sum(job.traced.gpus * job.traced.duration_ms for job in jobs)),
+        "gpu_hours_asked_in_time": _hours(
+            sum(job.traced.gpus * min(job.traced.duration_ms, replay.end_ms - job.traced.submitted_ms) for job in jobs)
+        ),
         "placed": len(placed),
         "ended": sum(job.is_done for job in jobs),
         "running_at_the_end": sum(job.runs[-1].is_cut for job in placed),

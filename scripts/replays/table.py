@@ -21,7 +21,8 @@ def list_lines(report: dict[str, Any]) -> Iterator[str]:
         f"({machines['occupied_share']:.1%}), paid {machines['gpu_hours_paid']:,.0f} ({machines['paid_share']:.1%})"
     )
     yield (
-        f"jobs       {jobs['submitted']} submitted for {jobs['gpu_hours_asked']:,.0f} GPU-hours; {jobs['ended']} ended, "
+        f"jobs       {jobs['submitted']} submitted for {jobs['gpu_hours_asked']:,.0f} GPU-hours, "
+        f"{jobs['gpu_hours_asked_in_time']:,.0f} of them within the time; {jobs['ended']} ended, "
         f"{jobs['running_at_the_end']} ran still, {jobs['waiting_again_at_the_end']} waited for another run, "
         f"{jobs['given_up']} given up"
     )
@@ -63,17 +64,17 @@ def _list_rest(report: dict[str, Any]) -> Iterator[str]:
             f"GPU-hours in {row['runs']} runs ({row['lost_share']:.1%})"
         )
     kinds = ", ".join(f"{count} {kind.replace('_', '-')}" for kind, count in ledger["records_by_kind"].items())
+    members = "1 member" if ledger["members"] == 1 else f"{ledger['members']} members"
     yield (
-        f"ledger     {ledger['members']} members; {ledger['records_per_job']} records and {ledger['bytes_per_job']:,} "
-        f"bytes a job, at most {ledger['records_of_a_job_max']} records; {ledger['jobs_within_aim_share']:.1%} of jobs "
-        "took at most 4"
+        f"ledger     {members}; {ledger['records_per_job']} records and {ledger['bytes_per_job']:,} bytes a job, at "
+        f"most {ledger['records_of_a_job_max']} records; {ledger['jobs_within_aim_share']:.1%} of jobs took at most 4"
     )
     yield f"           {kinds}; {ledger['batches']} batches; {ledger['ticks']} ticks beside it"
     yield (
-        f"donors     {donors['paid_donors']} earned {format_credits(donors['earned'])} credits; HHI {donors['hhi']:.4f}, "
-        f"top three {donors['top3_share']:.1%}; charges, earnings and refunds agree to the millicredit"
+        f"donors     {donors['paid_donors']} earned {format_credits(donors['earned'])} credits; "
+        f"HHI {donors['hhi']:.4f}, top three {donors['top3_share']:.1%}"
     )
-    yield f"           replayed in {report['wall_seconds']:.1f} s"
+    yield f"books      balanced to the millicredit; replayed in {report['wall_seconds']:.1f} s"
 
 
 def _align(*cells: object) -> str:
