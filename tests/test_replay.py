@@ -239,6 +239,20 @@ def test_a_machine_whose_model_nobody_weighed_is_refused(tmp_path: Path) -> None
         read_machines(path)
 
 
+def test_a_machine_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "machines.csv"
+    path.write_text(f"{MACHINES_HEAD}a,8000,32768,1,T4\na,8000,32768,1,T4\n")
+    with pytest.raises(UserError, match="a stands there 2 times"):
+        read_machines(path)
+
+
+def test_assumptions_that_cannot_be_are_refused() -> None:
+    with pytest.raises(UserError, match="--failure-hours"):
+        Assumptions(failure_hours=0)
+    with pytest.raises(UserError, match="more than all jobs"):
+        Assumptions(failed_share=0.6, cancelled_share=0.6)
+
+
 def test_a_file_without_the_columns_or_no_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "jobs.csv.gz"
     with pytest.raises(UserError, match="cannot read"):

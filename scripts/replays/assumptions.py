@@ -8,6 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from node.errors import UserError
+from protocol.limits import GRACE_SECONDS_MAX, GRACE_SECONDS_MIN, OUTPUTS_MAX
+from protocol.quotes import TICK_SECONDS_MAX
+
+_SHARES = ("failed_share", "cancelled_share", "underestimate_share", "checkpoint_share", "vanished_share")
+_HOURS = ("failure_hours", "eviction_hours", "failed_away_hours", "evicted_away_hours")
+_HOURS_MAX = 1e9
+
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
@@ -46,3 +54,23 @@ class Assumptions:
     disk_bytes_per_gpu: int = 10**10
     people_per_institution: int = 8
     """Who pay for its jobs, each with an account."""
+
+    def __post_init__(self) -> None:
+        """Raises: UserError for what can't be."""
+        bounds: dict[str, tuple[float, float]] = {
+            **dict.fromkeys(_SHARES, (0, 1)),
+            **dict.fromkeys(_HOURS, (0.001, _HOURS_MAX)),
+            "wall_factor_max": (1.1, 100),
+            "runs_max": (1, 1000),
+            "tick_seconds": (1, TICK_SECONDS_MAX),
+            "grace_seconds": (GRACE_SECONDS_MIN, GRACE_SECONDS_MAX),
+            "cores_per_gpu": (1, 1000),
+            "memory_bytes_per_gpu": (1, 10**13),
+            "disk_bytes_per_gpu": (1, 10**12),
+            "people_per_institution": (1, OUTPUTS_MAX),
+        }
+        for name, (least, most) in bounds.items():
+            if not least <= getattr(self, name) <= most:
+                raise UserError(f"--{name.replace('_', '-')} must lie between {least:g} and {most:g}")
+        if self.failed_share + self.cancelled_share > 1:
+            raise UserError("--failed-share and --cancelled-share are more than all jobs together")

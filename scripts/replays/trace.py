@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,6 +84,9 @@ def read_machines(path: Path) -> list[TracedMachine]:
     ]
     if not found:
         raise UserError(f"{path}: holds no machine with a GPU")
+    (name, count), *_ = Counter(machine.name for machine in found).most_common(1)
+    if count > 1:
+        raise UserError(f"{path}: the machine {name} stands there {count} times")
     return found
 
 
@@ -136,8 +140,8 @@ def _read_machine(row: dict[str, str]) -> TracedMachine:
 
 def _read_name(row: dict[str, str], column: str) -> str:
     name = row[column].strip()
-    if not 1 <= len(name) <= 32:
-        raise ValueError(f"{column} is a name of 1 to 32 characters, not {row[column][:40]!r}")
+    if not 1 <= len(name.encode()) <= 32:
+        raise ValueError(f"{column} is a name of 1 to 32 bytes, not {row[column][:40]!r}")
     return name
 
 
