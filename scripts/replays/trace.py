@@ -111,7 +111,8 @@ def _read(path: Path, columns: tuple[str, ...], read_row: Callable[[dict[str, st
                 except (ValueError, UserError) as error:
                     raise UserError(f"{path}, line {reader.line_num}: {error}") from None
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"cannot read {path}: {reason}") from None
 
 
 def _open(path: Path) -> IO[str]:
