@@ -22,8 +22,10 @@ def list_lines(report: dict[str, Any]) -> Iterator[str]:
     )
     yield (
         f"jobs       {jobs['submitted']} submitted for {jobs['gpu_hours_asked']:,.0f} GPU-hours, "
-        f"{jobs['gpu_hours_asked_in_time']:,.0f} of them within the time; {jobs['ended']} ended, "
-        f"{jobs['running_at_the_end']} ran still, {jobs['waiting_again_at_the_end']} waited for another run, "
+        f"{jobs['gpu_hours_asked_in_time']:,.0f} of them within the time"
+    )
+    yield (
+        f"           {jobs['ended']} ended, {jobs['running_at_the_end']} ran still, {jobs['waiting_again_at_the_end']} waited for another run, "
         f"{jobs['given_up']} given up"
     )
     yield (
