@@ -25,8 +25,8 @@ def list_lines(report: dict[str, Any]) -> Iterator[str]:
         f"{jobs['gpu_hours_asked_in_time']:,.0f} of them within the time"
     )
     yield (
-        f"           {jobs['ended']} ended, {jobs['running_at_the_end']} ran still, {jobs['waiting_again_at_the_end']} waited for another run, "
-        f"{jobs['given_up']} given up"
+        f"           {jobs['ended']} ended, {jobs['running_at_the_end']} ran still, "
+        f"{jobs['waiting_again_at_the_end']} waited for another run, {jobs['given_up']} given up"
     )
     yield (
         f"never run  {jobs['never_placed']} ({jobs['never_placed_share']:.1%}): {jobs['too_large']} larger than any "
