@@ -33,6 +33,7 @@ from protocol.statements import (
     encode_signed,
 )
 from tests.node.wallet.lone_federation import EPOCH_SECONDS, Federation
+from tests.node.wallet.played_donors import Stage
 from tests.node.wallet.scripted_donor import DONOR_PUBLIC, FUNDS, ScriptedDonor
 
 WORDS = "legal winner thank year wave sausage worth useful legal winner thank year wave sausage worth useful " + (
@@ -208,7 +209,11 @@ class _Handler(BaseHTTPRequestHandler):
             sum(balances.values()),
             lots,
             enrolments,
-            [],
+            [
+                api.Sponsorship(_text(AddressKind.RECORD, record_id), state.member, state.until_epoch)
+                for record_id, state in ledger.sponsors.items()
+                if state.donor == account
+            ],
             ledger.get_key(account),
             [
                 api.Suspension(
@@ -380,6 +385,17 @@ def donor(wallet, federation, fund):
     wallet.__dict__["client"] = donor
     yield donor
     wallet.__dict__["client"] = donor.client
+
+
+@pytest.fixture
+def stage(wallet, federation, fund, tmp_path):
+    """A node at which several donors play what a test wants; none at first."""
+    fund(wallet, FUNDS)
+    (tmp_path / "stage").mkdir()
+    stage = Stage(wallet, wallet.client, federation, tmp_path / "stage")
+    wallet.__dict__["client"] = stage
+    yield stage
+    wallet.__dict__["client"] = stage.client
 
 
 @pytest.fixture
