@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 SEED_BYTES = ID_BYTES
 PRIMES = (65_521, 1_000_003, 2_147_483_647)
-SIZES = (40, 64)
-ROUNDS = (20, 40)
-"""A second or two of one core, from the least to the most."""
+SIZES = (24, 40)
+ROUNDS = (10, 25)
+"""From the least to the most: parts of a second on one core."""
 
 
 class Canary(NamedTuple):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from node.errors import UserError
-from node.terminal import confirm, emit, explain_interruption, home_option, json_option, yes_option
+from node.terminal import confirm, emit, explain_interruption, home_option, json_option, make_printable, yes_option
 from node.wallet.cli_job_checks import canary, recheck
 from node.wallet.cli_reclaim import reclaim
 from node.wallet.options import (
@@ -122,7 +122,7 @@ def run(
         made = plan_job(wallet, spec, choice)
         if not yes:
             for line in iterate_plan(wallet, made, spec.name, spec.secrets):
-                click.echo(line, err=True)
+                click.echo(make_printable(line), err=True)
         confirm(f"Put up to {format_credits(made.amount_max)} credits aside and run it?", yes)
         key = wallet.unlock(make_passphrase(passphrase_file))
         watcher.tell(f"asking {made.priced.offer.machine} for a quote")

@@ -5,7 +5,7 @@ What is due for each end is asked of the rules (`CHARGED_STATES`, spec 12.4), no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from node.addresses import Kind, encode_address
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from node.wallet.jobs import JobPlan
     from node.wallet.wallet import Wallet
 
-ROWS_MAX = 6
+ROWS_MAX = 5
+NAME_WIDTH = 22
+NAMES_MAX = 3
 END_MEANINGS = {
     JobState.DONE: "it exits with status 0",
     JobState.USER_FAILED: "it exits otherwise, or breaks a limit",
@@ -31,7 +33,7 @@ END_MEANINGS = {
 }
 """How each end of a job comes about, in the order of the spec."""
 _REASONS = {
-    Preference.EXPECTED_COST: "least cost until it is done: its price, divided by how reliable its donor is",
+    Preference.EXPECTED_COST: "least cost until it is done (the price divided by the donor's reliability)",
     Preference.PRICE: "the lowest price, as you asked",
     Preference.RELIABILITY: "the most reliable donor, as you asked",
     Preference.LOCAL: "your own institution's machines first, as you asked",
@@ -103,17 +105,17 @@ def _describe_match(wallet: Wallet, match: Match) -> dict[str, Any]:
 def iterate_plan(wallet: Wallet, plan: JobPlan, name: str, secrets: tuple[str, ...]) -> Iterator[str]:
     """The plan for people, on one screen."""
     yield f"{name}: {_describe_needs(plan)}"
-    yield f"  {'MACHINE':<22} {'VOUCHED FOR BY':<28} {'CREDITS/HOUR':>12} {'AT MOST':>12}  RELIABILITY"
+    yield f"  {'MACHINE':<{NAME_WIDTH}} {'VOUCHED FOR BY':<28} {'CREDITS/HOUR':>12} {'AT MOST':>12}  RELIABILITY"
     for number, match in enumerate(plan.matches[:ROWS_MAX]):
         member = get_member_name(wallet, match.member) + (" (yours)" if match.is_local else "")
         yield (
-            f"{'*' if number == 0 else ' '} {match.offer.machine[:22]:<22} {member[:28]:<28} "
+            f"{'*' if number == 0 else ' '} {match.offer.machine[:NAME_WIDTH]:<{NAME_WIDTH}} {member[:28]:<28} "
             f"{format_credits(compute_charge(3_600_000, match.rate)):>12} {format_credits(match.amount_max):>12}  "
             f"{describe_reliability(match.reliability)}"
         )
     if len(plan.matches) > ROWS_MAX:
         yield f"  and {len(plan.matches) - ROWS_MAX} more"
-    yield f"* {_describe_choice(plan)}"
+    yield from _iterate_choice(plan)
     yield f"It would put aside {format_credits(plan.priced.amount_max)} credits; what is not used comes back:"
     for lot, amount in plan.draws:
         origin = f"of {_get_program_name(wallet, lot.program)}" if lot.program else "earned"
@@ -149,14 +151,20 @@ def _format_duration(needs: JobNeeds) -> str:
     return " ".join(parts[:2])
 
 
-def _describe_choice(plan: JobPlan) -> str:
+def _iterate_choice(plan: JobPlan) -> Iterator[str]:
     if len(plan.matches) == 1:
-        return "the only machine that can do it"
-    others = ", then ".join(match.offer.machine for match in plan.asked[1:])
-    dearest = (
-        f" ({format_credits(plan.amount_max)} credits at most)" if plan.amount_max > plan.priced.amount_max else ""
-    )
-    return f"asked first, for {_REASONS[plan.prefer]}; if it refuses: {others}{dearest}"
+        yield "* the only machine that can do it"
+        return
+    yield f"* asked first: {_REASONS[plan.prefer]}"
+    others = ", then ".join(match.offer.machine[:NAME_WIDTH] for match in plan.asked[1:])
+    is_dearer = plan.amount_max > plan.priced.amount_max
+    at_most = f" (up to {format_credits(plan.amount_max)} credits)" if is_dearer else ""
+    yield f"  if it refuses: {others}{at_most}"
+
+
+def _list_some(names: Sequence[str]) -> str:
+    more = len(names) - NAMES_MAX
+    return ", ".join(name[:NAME_WIDTH] for name in names[:NAMES_MAX]) + (f" and {more} more" if more > 0 else "")
 
 
 def _get_program_name(wallet: Wallet, program: bytes) -> str:
@@ -180,11 +188,11 @@ def iterate_risks(wallet: Wallet, plan: JobPlan, secrets: tuple[str, ...]) -> It
         "`allmende job reclaim` and its grace."
     )
     yield "Keep the command running: a donor stops a job whose wallet falls silent for a reading."
-    shown = f", and the secrets {', '.join(secrets)}" if secrets else ""
+    shown = f", and the secrets {_list_some(secrets)}" if secrets else ""
     yield f"The donor can see program and files{shown}. Everybody else sees amounts, times and sizes only."
     yield "Results are the donor's word: `allmende job recheck` runs them elsewhere, and compares."
     if needs.is_online:
-        yield f"It can reach nothing but {', '.join(best.offer.hosts)}."
+        yield f"It can reach nothing but {_list_some(best.offer.hosts)}."
     else:
         yield "It can't reach any network."
     if expiring := [lot.expiry_epoch for lot, _ in plan.draws if lot.expiry_epoch]:

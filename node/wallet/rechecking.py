@@ -7,6 +7,7 @@ stranger computes the same. A program that uses chance, time or the order of its
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -69,12 +70,14 @@ def plan_recheck(wallet: Wallet, job: WalletJob, choice: Choice) -> tuple[JobPla
     needs = runs[0].needs
     if needs is None or not job.path:
         raise UserError(f"job {job.job_id} was not made from a job file: it can't be run again")
-    inputs = pack_inputs(read_job_file(Path(job.path)))
+    spec = read_job_file(Path(job.path))
+    inputs = pack_inputs(spec)
     if inputs.source_digest != job.source_digest:
         raise UserError(
             f"what {job.path} names (files, settings or secrets) has changed since job {job.job_id} ran: put it "
             "back to compare, or run it anew"
         )
     excluded = choice.excluded | {run.decode_offer(wallet).donor_key for run in runs}
+    needs = replace(needs, amount_max=spec.amount_max)
     plan = plan_job(wallet, needs, choice._replace(excluded=excluded))
     return plan, inputs._replace(recheck_of=job.job_id)

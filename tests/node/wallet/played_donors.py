@@ -57,7 +57,7 @@ class Player:
         self.key = Ed25519PrivateKey.from_private_bytes(bytes([100 + number]) * 32)
         self.public_key = self.key.public_key().public_bytes_raw()
         self.account = compute_account_id(stage.federation_id, self.public_key)
-        self.seal_seed = bytes([200 + number]) * 32
+        self.seal_seed = bytes([number]) * 32
         self.acts = list(acts)
         self.is_greedy = is_greedy
         self.inputs = []
