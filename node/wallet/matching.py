@@ -55,7 +55,7 @@ class JobNeeds:
 
 
 class Reliability(NamedTuple):
-    """How often a donor finished what it had begun."""
+    """How often a donor kept what it had promised, as the ledger tells it."""
 
     permille: int
     """Thousandths of its jobs."""
@@ -63,9 +63,9 @@ class Reliability(NamedTuple):
     """How many that rests on."""
 
 
-UNKNOWN = Reliability(800, 0)
-"""Of a donor that nobody knows yet, four of five jobs are taken to end well: better than a bad record, worse than a
-good one, so newcomers get work."""
+UNKNOWN = Reliability(500, 0)
+"""Of a donor that nobody knows yet: better than a bad record, worse than a good one, so a newcomer gets work when it is
+cheap, or when the others are busy."""
 
 
 class KnownOffer(NamedTuple):

@@ -13,10 +13,18 @@ from node.errors import UserError
 from node.wallet.calling import Line
 from node.wallet.following import Follower, Show, Tell
 from node.wallet.job_ends import is_let_down
-from node.wallet.job_records import WalletJob, drop_inputs, get_checkpoint_path, load_job
+from node.wallet.job_records import (
+    WalletJob,
+    drop_inputs,
+    find_signed,
+    get_checkpoint_path,
+    load_job,
+    make_purpose,
+    remove_job,
+)
 from node.wallet.job_turns import take_note, take_turn
 from node.wallet.jobs import Choice, Connect, JobPlan, hold_job, open_job, resume_job, start_job
-from node.wallet.retrying import collect_inputs, plan_retry
+from node.wallet.retrying import collect_inputs, list_runs, plan_retry
 from protocol.conversation import Cancel
 from protocol.credits import format_credits
 from protocol.metering import JobState
@@ -37,10 +45,18 @@ class Watcher(NamedTuple):
 
 
 def run_to_end(wallet: Wallet, key: Ed25519PrivateKey, job: WalletJob, connect: Connect, watcher: Watcher) -> None:
-    """Pay for a quoted job, start it, and follow it until it is settled. Raises: UserError; Unreachable."""
+    """Pay for a quoted job, start it, and follow it until it is settled. One that can't be paid for is forgotten.
+
+    Raises: UserError; Unreachable.
+    """
     assert job.needs is not None
     with take_turn(wallet, job.job_id):
-        hold_job(wallet, key, job, job.needs)
+        try:
+            hold_job(wallet, key, job, job.needs)
+        except UserError:
+            if find_signed(wallet, make_purpose(job)) is None:
+                remove_job(wallet, job)  # nothing was signed, and its inputs may hold secrets
+            raise
         watcher.tell(f"{format_credits(job.decode_quote(wallet).amount_max)} credits are put aside")
         start_job(wallet, job, connect)
         _follow(wallet, job, connect, watcher)
@@ -84,6 +100,8 @@ def _follow(wallet: Wallet, job: WalletJob, connect: Connect, watcher: Watcher) 
             Line(wallet, job, connect).say(Cancel(reason))
         watcher.look(job)
 
+    for run in list_runs(wallet, job)[:-1]:
+        drop_inputs(wallet, run)  # this run has its own
     Follower(wallet, job, connect, watcher.show_log, watcher.tell, beat).follow()
 
 
@@ -115,11 +133,10 @@ def retry_to_end(
 
 
 def open_retry(wallet: Wallet, job: WalletJob, plan: JobPlan, connect: Connect, tell: Tell) -> WalletJob:
-    """The next run of a job, quoted; the inputs of the run before are not needed any more."""
+    """The next run of a job, quoted."""
     source = "its last checkpoint" if get_checkpoint_path(wallet, job).exists() else "the start: there is no checkpoint"
     tell(f"going on from {source}; asking {plan.priced.offer.machine} for a quote")
     following = open_job(wallet, plan, connect, collect_inputs(wallet, job), tell)
-    drop_inputs(wallet, job)
     tell(f"job {following.job_id} goes on with {job.job_id} on {following.decode_offer(wallet).machine}")
     return following
 

@@ -17,6 +17,7 @@ import pytest
 from node import api
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
+from node.cli import run
 from node.wallet.job_spec import read_job_file
 from node.wallet.jobs import hold_job, open_job, plan_job, start_job
 from node.wallet.wallet import Wallet
@@ -396,6 +397,22 @@ def stage(wallet, federation, fund, tmp_path):
     wallet.__dict__["client"] = stage
     yield stage
     wallet.__dict__["client"] = stage.client
+
+
+@pytest.fixture
+def allmende(wallet, stage, monkeypatch, capsys):
+    """Run a command of this wallet; (exit status, its JSON or nothing, what it told)."""
+    monkeypatch.setattr("node.client.NodeClient", lambda place: stage)
+    stage.close = lambda: None
+
+    def call(*words):
+        capsys.readouterr()
+        status = run([*words, "--json", "--home", str(wallet.home)])
+        printed = capsys.readouterr()
+        assert printed.out, printed.err
+        return status, json.loads(printed.out), printed.err
+
+    return call
 
 
 @pytest.fixture

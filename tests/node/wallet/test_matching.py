@@ -115,7 +115,7 @@ def list_machines(prefer, offers, own=frozenset({1})):
 
 def test_what_costs_least_until_it_is_done_comes_first_and_each_preference_has_its_own_order():
     offers = [
-        KnownOffer(make_offer(1, machine="cheap", weight=500), 2, Reliability(250, 40)),
+        KnownOffer(make_offer(1, machine="cheap", weight=500), 2, Reliability(200, 40)),
         KnownOffer(make_offer(2, machine="sure", weight=1000), 2, Reliability(990, 40)),
         KnownOffer(make_offer(3, machine="own", weight=1100), 1, Reliability(900, 40)),
         KnownOffer(make_offer(4, machine="new", weight=1000), 3, UNKNOWN),

@@ -74,4 +74,4 @@ def test_a_person_may_name_the_donor_or_what_counts_first(wallet, plan):
 
 def test_what_is_known_of_a_donor_is_told_with_what_it_rests_on():
     assert describe_reliability(Reliability(987, 120)) == "98.7 % of 120 jobs"
-    assert "not known" in describe_reliability(Reliability(800, 0))
+    assert "not known" in describe_reliability(Reliability(500, 0))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 
 import pytest
 
-from node.cli import run
 from node.errors import UserError
 from node.wallet.canaries import Verdict, judge, write_canary
 from node.wallet.job_spec import read_job_file
@@ -19,22 +17,6 @@ from protocol.conversation import decode_script
 from protocol.metering import JobState
 
 ANSWER = {"answer": b"42\n", "log.txt": b"done\n"}
-
-
-@pytest.fixture
-def allmende(wallet, stage, monkeypatch, capsys):
-    """Run a command of this wallet; (exit status, its JSON or nothing, what it told)."""
-    monkeypatch.setattr("node.client.NodeClient", lambda place: stage)
-    stage.close = lambda: None
-
-    def call(*words):
-        capsys.readouterr()
-        status = run([*words, "--json", "--home", str(wallet.home)])
-        printed = capsys.readouterr()
-        assert printed.out, printed.err
-        return status, json.loads(printed.out), printed.err
-
-    return call
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from node.errors import UserError
+from node.wallet import jobs
 from node.wallet.calling import Line
 from node.wallet.checkpoints import keep_checkpoint
 from node.wallet.following import unpack_checkpoint, unpack_outputs
@@ -59,6 +60,14 @@ def test_a_donor_that_refuses_is_passed_over_and_only_the_one_that_works_is_paid
     assert (job.state, job.paid > 0) == ("SETTLED", True)
     assert len(federation.replica.ledger.holds) == 1
     assert any("cheap gave no quote" in line and "asking dear" in line for line in told)
+
+
+def test_a_job_that_needs_a_network_asks_for_it_and_goes_where_there_is_one(stage, start):
+    stage.add("offline", DONE, weight=10)
+    stage.add("online", DONE, hosts=("pypi.org:443",))
+    start(network="[pypi.org:443]")
+    (conversation,) = stage.conversations
+    assert (conversation.player.offer.machine, conversation.request.is_online) == ("online", 1)
 
 
 def test_when_all_refuse_that_is_said_with_their_number_and_nothing_is_kept(stage, wallet, write_job):
@@ -126,10 +135,10 @@ def test_without_another_donor_the_job_ends_and_can_be_gone_on_with_by_hand_late
     later = open_retry(wallet, job, plan_retry(wallet, job, ANY_MACHINE), lambda _: stage, told.append)
     run_to_end(wallet, wallet.unlock(None), later, lambda _: stage, watcher)
     assert not get_inputs_path(wallet, job).exists()
-    jobs = list_jobs(wallet)
-    assert describe_job(wallet, job, jobs)["retried_as"] == later.job_id
-    assert describe_job(wallet, later, jobs)["retry_of"] == job.job_id
-    assert any(job.job_id in line and later.job_id in line for line in iterate_jobs(wallet, jobs))
+    known = list_jobs(wallet)
+    assert describe_job(wallet, job, known)["retried_as"] == later.job_id
+    assert describe_job(wallet, later, known)["retry_of"] == job.job_id
+    assert any(job.job_id in line and later.job_id in line for line in iterate_jobs(wallet, known))
     with pytest.raises(UserError, match="goes on already"):
         plan_retry(wallet, job, ANY_MACHINE)
     with pytest.raises(UserError, match="ended by itself"):
@@ -202,6 +211,19 @@ def test_secrets_are_with_the_donor_and_nowhere_here_once_the_job_is_over(stage,
     kept = [path for path in wallet.home.rglob("*") if path.is_file()]
     assert kept
     assert not [path for path in kept if b"hush-hush" in path.read_bytes()]
+
+
+def test_a_job_that_can_not_be_paid_for_leaves_nothing_here_and_can_be_gone_on_with(stage, start, wallet, monkeypatch):
+    stage.add("weak", FAILED, weight=999)
+    stage.add("strong", DONE)
+    first = start(retries=0)
+    monkeypatch.setattr(jobs, "START_SECONDS_MIN", 10**6)
+    with pytest.raises(UserError, match="has run out"):
+        start()
+    (kept,) = list_jobs(wallet)
+    assert [path.name for path in (wallet.home / "jobs").iterdir()] == [first.job_id]
+    monkeypatch.undo()
+    assert plan_retry(wallet, kept, ANY_MACHINE).priced.offer.machine == "strong"
 
 
 def test_a_job_is_forgotten_only_when_no_money_hangs_on_it(stage, wallet, waiting, watcher):
