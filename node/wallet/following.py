@@ -26,6 +26,7 @@ from protocol.conversation import (
     Refused,
     Result,
     Settled,
+    Standing,
     Started,
     Ticked,
     VoucherGiven,
@@ -93,6 +94,8 @@ class Follower:
                 self._enter(JobState.STAGING, "the donor has accepted, and fetches the inputs")
             case Started():
                 self._enter(JobState.RUNNING, "the job runs")
+            case Standing():
+                self._take_standing(message)
             case LogChunk():
                 self._take_log(message)
             case Ticked():
@@ -110,6 +113,13 @@ class Follower:
             self._job.state = state
             save_job(self._wallet, self._job)
             self._tell(text)
+
+    def _take_standing(self, standing: Standing) -> None:
+        reason = f": {standing.detail}" if standing.detail else ""
+        if standing.state == JobState.SUSPENDED:
+            self._enter(JobState.SUSPENDED, f"the job is suspended{reason}; this time is free")
+        elif standing.state == JobState.RUNNING:
+            self._enter(JobState.RUNNING, f"the job goes on{reason}")
 
     def _take_log(self, chunk: LogChunk) -> None:
         directory = get_job_directory(self._wallet, self._job)

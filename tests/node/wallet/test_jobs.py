@@ -21,6 +21,7 @@ from node.wallet.offers import matches, read_offers
 from protocol.conversation import (
     Accepted,
     Settled,
+    Standing,
     Start,
     Ticked,
     VoucherGiven,
@@ -182,6 +183,16 @@ def test_honest_ticks_are_agreed_to_once_and_answered_again_when_repeated(wallet
         (2, second.amount),
     ]
     assert [decode_tick(encoded) for encoded in load_job(wallet, running.job_id).ticks] == [first, second]
+
+
+def test_a_suspension_is_told_with_its_reason_and_ends_again(wallet, donor, running, connect):
+    donor.say(Accepted(running.hold))
+    donor.say(Standing("SUSPENDED", "the owner is back"))
+    told = follow(wallet, running, connect)
+    assert (running.state, told[-1]) == ("SUSPENDED", "the job is suspended: the owner is back; this time is free")
+    donor.say(Standing("RUNNING", ""))
+    assert follow(wallet, running, connect) == ["the job goes on"]
+    assert running.state == "RUNNING"
 
 
 def test_a_tick_for_time_that_has_not_passed_is_not_agreed_to(wallet, donor, running, connect):
