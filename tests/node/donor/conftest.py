@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -309,12 +310,14 @@ def donor_home(tmp_path):
 
 
 @asynccontextmanager
-async def _run_agent(home, fake_node):
+async def _run_agent(home, fake_node, **changes):
     """An agent that serves, and has published its offer; stopped as by `kill -9` at the end of the block."""
     sandbox = Sandbox(home.sandbox)
+    settings = msgspec.structs.replace(SETTINGS, **changes)
+    home.save_settings(settings)
     agent = Agent(
         home,
-        SETTINGS,
+        settings,
         donor_settings.Score(WEIGHT, 1.0, 1.0, 1.0, 0),
         fake_node.charter,
         DONOR_KEY,
@@ -355,8 +358,8 @@ def write_job(tmp_path):
 
 @pytest.fixture
 def start_agent(donor_home, fake_node):
-    """`async with start_agent() as agent`, as often as wanted, one after the other."""
-    return lambda: _run_agent(donor_home, fake_node)
+    """`async with start_agent(**settings) as agent`, as often as wanted, one after the other."""
+    return lambda **changes: _run_agent(donor_home, fake_node, **changes)
 
 
 @pytest.fixture
