@@ -32,13 +32,7 @@ from protocol.conversation import (
     compute_seal_context,
 )
 from protocol.errors import InvalidInput
-from protocol.metering import (
-    JobState,
-    check_tick,
-    compute_amount_due,
-    decode_tick,
-    sign_voucher,
-)
+from protocol.metering import JobState, decode_tick
 from protocol.quotes import NO_EXIT_STATUS, decode_job_receipt
 
 if TYPE_CHECKING:
@@ -46,8 +40,6 @@ if TYPE_CHECKING:
     from node.wallet.wallet import Wallet
 
 POLL_SECONDS = 15.0
-CLOCK_SLACK_MS = 5_000
-"""How much a donor's tick may run ahead of this machine's clock: a second is lost here and there."""
 LOG_BYTES_MAX = 16 * 1024 * 1024
 
 Tell = Callable[[str], None]
@@ -63,6 +55,7 @@ class Follower:
         self._line = Line(wallet, job, connect)
         self._quote = job.decode_quote(wallet)
         self._request = job.decode_request(wallet)
+        self._meter = job.make_meter(wallet)
         self._show_log = show_log
         self._tell = tell
 
@@ -112,39 +105,33 @@ class Follower:
     # -- paying as it goes --------------------------------------------------------------------------------------
 
     def _take_tick(self, encoded: bytes) -> None:
-        """Agree, or say why not. A tick that was agreed to before is answered again: the answer may be lost."""
-        job = self._job
+        """Agree, or say why not. What is agreed to is on disk before it is said."""
+        job, meter = self._job, self._meter
         try:
             tick = decode_tick(encoded)
-            if encoded not in job.ticks:
-                if job.receipt:
-                    raise InvalidInput("the donor had said that the job is over")
-                self._check_new_tick(encoded)
-                job.ticks.append(encoded)
-                save_job(self._wallet, job)
+            checkpoint = meter.find_new_checkpoint(tick)
+            if checkpoint:
+                self._keep_checkpoint(checkpoint)
+            before = meter.last
+            voucher = meter.answer(tick, self._wallet.now(), checkpoint)
         except InvalidInput as error:
             job.dispute = job.dispute or f"a tick was not agreed to: {error}"
             self._tell(job.dispute)
             return
-        if encoded == job.ticks[-1]:
-            voucher = sign_voucher(self._wallet.federation, job.meter_key, job.hold, tick.sequence, tick.amount)
-            self._line.say(VoucherGiven(tick.sequence, tick.amount, voucher.signature))
+        if meter.last is not before:
+            job.ticks.append(encoded)
+            save_job(self._wallet, job)
+        if voucher is not None:
+            self._line.say(VoucherGiven(voucher.sequence, voucher.amount, voucher.signature))
 
-    def _check_new_tick(self, encoded: bytes) -> None:
-        ticks = self._job.list_ticks()
-        tick = decode_tick(encoded)
-        check_tick(
-            self._wallet.federation,
-            self._quote.donor_key,
-            self._job.hold,
-            self._quote.rate,
-            self._quote.amount_max,
-            ticks[-1] if ticks else None,
-            tick,
-        )
-        passed_ms = (self._wallet.now() + 1 - self._job.started_at_seconds) * 1000
-        if tick.elapsed_ms > passed_ms + CLOCK_SLACK_MS:
-            raise InvalidInput(f"it counts {tick.elapsed_ms} ms, and only {passed_ms} have passed here")
+    def _keep_checkpoint(self, digest: bytes) -> None:
+        """Have what the job could go on from before its time is agreed to. Raises: InvalidInput; Unreachable."""
+        try:
+            self._keep_sealed(digest, b"checkpoint")
+        except Unreachable:
+            raise
+        except (UserError, InvalidInput) as error:
+            raise InvalidInput(f"the checkpoint can't be had: {error}") from error
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -163,6 +150,7 @@ class Follower:
             job.dispute = f"the donor's receipt does not hold: {error}"
             self._tell(job.dispute)
             return
+        self._meter.is_closed = True
         job.receipt, job.detail = result.receipt, result.detail
         job.state = receipt.state
         save_job(self._wallet, job)
@@ -180,36 +168,31 @@ class Follower:
         """Why the wallet won't sign the donor's receipt, or nothing."""
         receipt = self._job.decode_receipt(self._wallet)
         assert receipt is not None
-        ticks = self._job.list_ticks()
-        checkpoints = [tick for tick in ticks if tick.checkpoint]
-        due = compute_amount_due(
-            self._quote.refund_table,
-            receipt.state,
-            ticks[-1] if ticks else None,
-            checkpoints[-1] if checkpoints else None,
-        )
-        if receipt.amount != due:
-            return f"the donor asks for {receipt.amount} millicredits, {due} are due"
+        try:
+            self._meter.agree(receipt)
+        except InvalidInput as error:
+            return str(error)
         if receipt.outputs:
             try:
-                self._keep_outputs(receipt.outputs)
+                self._keep_sealed(receipt.outputs, b"outputs")
             except Unreachable:
                 raise
             except (UserError, InvalidInput) as error:
                 return f"the results can't be opened: {error}"
         return ""
 
-    def _keep_outputs(self, digest: bytes) -> None:
+    def _keep_sealed(self, digest: bytes, what: bytes) -> None:
+        """Fetch and open outputs or a checkpoint, and keep them. Raises: UserError, InvalidInput."""
         sealed = self._line.get_blob(digest)
-        opened = open_sealed(self._job.result_seed, sealed, compute_seal_context(b"outputs", self._job.hold))
-        write_atomically(get_job_directory(self._wallet, self._job) / "outputs", opened)
+        opened = open_sealed(self._job.result_seed, sealed, compute_seal_context(what, self._job.hold))
+        write_atomically(get_job_directory(self._wallet, self._job) / what.decode(), opened)
 
     def _agree(self) -> None:
         receipt = self._job.decode_receipt(self._wallet)
         assert receipt is not None
         if self._job.dispute:
             return
-        agreed = receipt.sign_as_payer(self._wallet.federation, self._job.meter_key)
+        agreed = self._meter.agree(receipt)
         self._job.receipt = agreed.encode()
         save_job(self._wallet, self._job)
         self._line.say(ReceiptAgreed(agreed.meter_signature))

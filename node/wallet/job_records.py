@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.errors import UserError
 from node.wallet.journal import Entry, State
+from protocol.countersigning import PayersMeter, find_checkpoint_tick
 from protocol.metering import END_STATES, Tick, decode_tick
 from protocol.quotes import (
     JobReceipt,
@@ -99,6 +100,21 @@ class WalletJob(msgspec.Struct):
     def decode_quote(self, wallet: Wallet) -> Quote:
         """The donor's binding answer."""
         return decode_quote(wallet.charter, self.quote)
+
+    def make_meter(self, wallet: Wallet) -> PayersMeter:
+        """The payer's side of the meter, as far as it was agreed to."""
+        ticks = self.list_ticks()
+        meter = PayersMeter(
+            wallet.federation,
+            self.decode_quote(wallet),
+            self.hold,
+            self.meter_key,
+            self.started_at_seconds,
+            last=ticks[-1] if ticks else None,
+            checkpoint=find_checkpoint_tick(ticks),
+        )
+        meter.is_closed = bool(self.receipt)
+        return meter
 
     def decode_receipt(self, wallet: Wallet) -> JobReceipt | None:
         """How the job ended, once the donor said so."""
