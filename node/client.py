@@ -246,16 +246,16 @@ class NodeClient:
         self._call("PUT", f"/blobs/{digest.hex()}", content, answer_seconds=BLOB_SECONDS_MAX)
         return digest
 
-    def has_blob(self, digest: bytes) -> bool:
-        """Whether the node gives a bundle whose content has this hash. It is read, and not kept."""
+    def check_blob(self, digest: bytes) -> None:
+        """Read a bundle through and drop it. Raises: UserError unless the node gives the content of this hash."""
         from hashlib import sha256
 
-        hashed = sha256()
-        size, seconds = api.BLOB_BYTES_MAX, BLOB_SECONDS_MAX
-        options = {"is_missing_allowed": True, "may_repeat": False}
-        path = f"/blobs/{digest.hex()}"
-        status, _ = self._call("GET", path, bytes_max=size, answer_seconds=seconds, take=hashed.update, **options)
-        return status != 404 and hashed.digest() == digest
+        hashed, path, seconds = sha256(), f"/blobs/{digest.hex()}", BLOB_SECONDS_MAX
+        self._call(
+            "GET", path, bytes_max=api.BLOB_BYTES_MAX, answer_seconds=seconds, may_repeat=False, take=hashed.update
+        )
+        if hashed.digest() != digest:
+            raise UserError(f"{self._name} gives another content than the bundle {digest.hex()[:16]}...: try again")
 
     def get_blob(self, digest: bytes) -> bytes:
         """A bundle whose content has this hash. Raises: UserError when the node does not hold it."""

@@ -39,6 +39,15 @@ def is_public_address(text: str) -> bool:
     return False
 
 
+def is_loopback(host: str) -> bool:
+    """True for a name or IP address of this machine."""
+    import ipaddress
+
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
 def _connect_publicly(host: str, port: int, timeout_seconds: float | None) -> socket.socket:
     """Raises: OSError, also when the name stands for an address of a private network."""
     failure = OSError("it has no public address")

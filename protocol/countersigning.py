@@ -61,6 +61,8 @@ class PayersMeter:
 
         A checkpoint that was named before saves no work that was done since, so it does not count again.
         """
+        if self.last is not None and tick.sequence <= self.last.sequence:
+            return b""
         known = self.checkpoint.checkpoint if self.checkpoint else b""
         return tick.checkpoint if tick.checkpoint != known else b""
 

@@ -323,7 +323,7 @@ class Store:
     # Jobs that are metered for absent wallets.
 
     def put_metering(self, row: StoredMetering) -> None:
-        """Keep a job's state in place of the one before; on disk on return. Raises: StoreFull when it is one too many."""
+        """Keep a job's state in place of the one before; on disk on return. Raises: StoreFull for one too many."""
         kept = Metering
         with self._database.transaction():
             run = self._database.peewee
@@ -346,7 +346,7 @@ class Store:
 
     def list_active_metering(self) -> list[StoredMetering]:
         """All jobs that are being followed."""
-        return self._read_metering(Metering.is_active)
+        return self._read_metering(Metering.is_active == True)  # noqa: E712 - an expression of peewee
 
     def _read_metering(self, condition: peewee.Expression) -> list[StoredMetering]:
         kept = Metering

@@ -11,6 +11,7 @@ import click
 
 from node.errors import UserError
 from node.terminal import confirm, emit, explain_interruption, home_option, json_option, make_printable, yes_option
+from node.wallet.cli_detach import attach, detach
 from node.wallet.cli_reclaim import reclaim
 from node.wallet.options import make_passphrase, node_option, passphrase_option
 
@@ -28,7 +29,8 @@ def group() -> None:
     """Plan, run, watch and fetch computations."""
 
 
-group.add_command(reclaim)
+for command in (reclaim, detach, attach):
+    group.add_command(command)
 
 
 @group.command()
@@ -57,6 +59,7 @@ def plan(file: Path, home: Path, node_url: str | None, as_json: bool) -> None:
 @node_option
 @passphrase_option
 @click.option("--to", type=click.Path(file_okay=False, path_type=Path), help="Write the results there at the end.")
+@click.option("--detach", "is_left", is_flag=True, help="Leave the running job to your node, and end this command.")
 @yes_option
 @json_option
 @click.pass_context
@@ -67,17 +70,19 @@ def run(
     node_url: str | None,
     passphrase_file: Path | None,
     to: Path | None,
+    is_left: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
     """Run the job in FILE on a donated machine, and watch it to its end.
 
     The most that it can cost is put aside first; what is not used comes back when it ends. Keep this command running:
-    it agrees to the meter's readings, and a donor stops a job whose payer falls silent. After an interruption go on
-    with `allmende job logs -f`. Exit status 1 when the job itself failed.
+    it agrees to the meter's readings, and a donor stops a job whose payer falls silent; with --detach your node does
+    that. After an interruption go on with `allmende job logs -f`. Exit status 1 when the job itself failed.
 
     Example: allmende job run train.yaml --to results
     """
+    from node.wallet.detaching import check_way_is_private, describe_trust, hand_over
     from node.wallet.job_spec import read_job_file
     from node.wallet.jobs import hold_job, open_job, plan_job, start_job
     from node.wallet.wallet import Wallet
@@ -87,6 +92,8 @@ def run(
     if to is not None:
         _check_target(to)
     with Wallet.open(home, node_url) as wallet, _Connections(wallet) as connect:
+        if is_left:
+            check_way_is_private(wallet)
         made = plan_job(wallet, spec)
         if not yes:
             for line in _iterate_plan(made):
@@ -103,6 +110,10 @@ def run(
             hold_job(wallet, key, job, spec)
             _tell(f"{format_credits(made.priced.amount_max)} credits are put aside")
             start_job(wallet, job, connect)
+            if is_left:
+                hand_over(wallet, job)
+                emit(_describe_job(wallet, job), describe_trust(wallet, job), as_json)
+                return
             _follow(context, wallet, job, connect, as_json, to)
 
 
@@ -169,6 +180,7 @@ def logs(context: click.Context, job_id: str, home: Path, node_url: str | None, 
 def cancel(job_id: str, home: Path, node_url: str | None, reason: str, yes: bool) -> None:
     """Ask the donor to stop the job. The time until then is charged."""
     from node.wallet.calling import Line
+    from node.wallet.detaching import take_back
     from node.wallet.job_records import load_job
     from node.wallet.wallet import Wallet
     from protocol.conversation import Cancel
@@ -178,6 +190,7 @@ def cancel(job_id: str, home: Path, node_url: str | None, reason: str, yes: bool
         if job.has_ended:
             raise UserError(f"job {job.job_id} has ended already ({job.state})")
         confirm(f"Stop job {job.job_id} ({job.name})?", yes)
+        take_back(wallet, job)
         Line(wallet, job, connect).say(Cancel(reason[:200]))
         click.echo(f"The donor is asked to stop; `allmende job logs -f {job.job_id}` shows the end.")
 
@@ -367,6 +380,7 @@ def _describe_job(wallet: Wallet, job: WalletJob) -> dict[str, Any]:
         "job": job.job_id,
         "name": job.name,
         "state": job.state,
+        "is_detached": job.is_detached,
         "ended": made.state.value if made else None,
         "exit_status": made.exit_status if made and made.exit_status != NO_EXIT_STATUS else None,
         "machine": offer.machine,

@@ -50,6 +50,8 @@ class Follower:
     """Takes the donor's messages for one job."""
 
     def __init__(self, wallet: Wallet, job: WalletJob, connect: Connect, show_log: Show, tell: Tell) -> None:
+        if job.is_detached:
+            raise UserError(f"your node looks after job {job.job_id}: `allmende job attach {job.job_id}` takes it back")
         self._wallet = wallet
         self._job = job
         self._line = Line(wallet, job, connect)
@@ -61,12 +63,29 @@ class Follower:
 
     def follow(self, *, is_waiting: bool = True) -> None:
         """Take what there is; with `is_waiting` until the job is settled. Raises: Unreachable."""
+        self._fetch_wanted_checkpoint()
         while not self._job.is_over:
             count = self._line.hear(self._handle, POLL_SECONDS if is_waiting else 0)
             if not count:
+                self._take_kept_result()
                 look_for_end(self._wallet, self._job)  # the donor may be gone, or not say that it has settled
             if not count and not is_waiting:
                 return
+
+    def _fetch_wanted_checkpoint(self) -> None:
+        """Have the checkpoint that our node agreed to while the job was with it: the node could not open it."""
+        if self._job.checkpoint_wanted:
+            try:
+                self._keep_checkpoint(self._job.checkpoint_wanted)
+            except InvalidInput as error:
+                self._tell(str(error))
+            self._job.checkpoint_wanted = b""
+            save_job(self._wallet, self._job)
+
+    def _take_kept_result(self) -> None:
+        """The donor's letter on the end may be gone by now; our node has kept what was in it."""
+        if self._job.metered_receipt and not self._job.receipt:
+            self._take_result(Result(self._job.metered_receipt, self._job.detail))
 
     def _handle(self, message: Message) -> None:
         match message:

@@ -67,6 +67,15 @@ class WalletJob(msgspec.Struct):
     reclaim_receipt: bytes = b""
     paid: int = -1
     """Millicredits that the ledger paid, once that is proven."""
+    is_detached: bool = False
+    """The wallet's node answers the meter, or may do so; nothing is said from here."""
+    detached_turns: int = 0
+    """How often the job was left to the node."""
+    detached_until_seconds: int = 0
+    metered_receipt: bytes = b""
+    """The job receipt as the node kept it."""
+    checkpoint_wanted: bytes = b""
+    """A checkpoint that the node agreed to and that was not fetched yet."""
     dispute: str = ""
     """What in the donor's account of the job does not hold; empty when it was agreed to."""
 
