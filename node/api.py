@@ -180,6 +180,7 @@ class Enrolment(msgspec.Struct):
     member: int
     until_epoch: int = 0
     """The last epoch in which it counts, once the person has left or moved; else 0."""
+    member_name: str = ""
 
 
 class Sponsorship(msgspec.Struct):
@@ -365,7 +366,7 @@ class Job(msgspec.Struct):
 
 
 class MeteringOrder(msgspec.Struct, frozen=True):
-    """A job whose meter a node is to answer while its wallet is away (spec 12.9)."""
+    """A job whose meter a node is to answer while its wallet is away (spec 12.10)."""
 
     turn: int
     """How often this job was handed over: 1, 2, 3 ... An order of a turn that was given back changes nothing."""

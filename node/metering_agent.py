@@ -2,7 +2,7 @@
 
 A task follows each job: it reads the donor's letters at the donor's node, agrees to ticks and to the job receipt by the
 rules that a wallet keeps, and stops when the hold has ended, the order runs out or the wallet takes the job back. It
-never speaks in a job that was given back: two speakers with one key would use the same numbers twice (spec 12.9).
+never speaks in a job that was given back: two speakers with one key would use the same numbers twice (spec 12.10).
 
 *Resource handling.* One thread for each job, most of the time in a long poll. What a donor's node answers is bounded in
 bytes and time, and its letters in number per second. *Error handling.* A node that is away is asked again; what a

@@ -3,7 +3,7 @@
 The order holds the job's meter key, so whoever gives it could agree to everything that the key can agree to: nobody is
 asked for more proof that the credits are theirs. What is checked is that everything belongs together, that the credits
 are put aside, and that this node is one whose member knows the account. The key that opens results stays in the wallet
-(spec 12.9).
+(spec 12.10).
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def compute_inbox_name(donor: bytes) -> bytes:
 
 
 def compute_metering_ticket(meter_seed: bytes) -> bytes:
-    """The name under which a wallet finds a job again that it left to a node; only the two can know it (spec 12.9)."""
+    """The name under which a wallet finds a job again that it left to a node; only the two can know it (spec 12.10)."""
     return sha256(b"allmende:metering" + meter_seed).digest()
 
 

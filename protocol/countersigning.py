@@ -2,7 +2,7 @@
 
 Both sides trust each other with little: the payer signs for no more than can have been worked by its own clock, the
 donor works on for one tick at the most while a signature is missing. What each side can lose is spec 12.8. The payer's
-side is kept by a wallet, or by a node that meters for it (spec 12.9); both use this class.
+side is kept by a wallet, or by a node that meters for it (spec 12.10); both use this class.
 """
 
 from __future__ import annotations

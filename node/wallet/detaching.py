@@ -1,7 +1,7 @@
 """Leaving a running job to the home node, so that the computer may be switched off, and taking it back later.
 
 The node answers the donor's meter with the job's own key, within the limit and the time that the wallet names, and is
-trusted with that much (spec 12.9). The wallet writes down that the job is away before it hands it over, and that it is
+trusted with that much (spec 12.10). The wallet writes down that the job is away before it hands it over, and that it is
 back after the node said that it stopped: the two never speak at the same time. What happened meanwhile the wallet reads
 again in the donor's own letters, opens the results with a key that the node never had, and checks everything by itself.
 """

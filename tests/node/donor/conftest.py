@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from base64 import b64encode
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import pytest
 import trio
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from node import api
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
+from node.cli import run
 from node.donor import settings as donor_settings
 from node.donor.agent import Agent
 from node.donor.executors.sandbox import Sandbox
@@ -171,6 +172,11 @@ class FakeNode:
                 for name, state in ledger.sponsors.items()
                 if state.donor == account
             ]
+            enrolments = [
+                api.Enrolment(encode_address(AddressKind.RECORD, name), state.member, state.until_epoch, "Hochschule")
+                for name, state in ledger.enrolments.items()
+                if state.account == account
+            ]
         return api.Account(
             address=address,
             epoch=self.epoch,
@@ -178,7 +184,7 @@ class FakeNode:
             head=encode_address(AddressKind.RECORD, head.record) if head else None,
             millicredits=sum(lot.millicredits for lot in lots),
             lots=lots,
-            enrolments=[],
+            enrolments=enrolments,
             sponsorships=sponsorships,
         )
 
@@ -379,3 +385,23 @@ def wallet(tmp_path, fake_node, person_key):
     with Wallet.open(home) as wallet:
         wallet.__dict__["client"] = fake_node
         yield wallet
+
+
+@pytest.fixture
+def allmende(fake_node, monkeypatch, capsys, tmp_path):
+    """Run a command on this test's home: its exit status and what it printed."""
+    monkeypatch.setattr("node.served_charter.NodeClient", lambda place: nullcontext(fake_node))
+
+    def call(*words, home=True):
+        capsys.readouterr()
+        status = run([*words, *(("--home", str(tmp_path)) if home else ())])
+        return status, capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def lent(allmende, tmp_path):
+    """The directory of a machine that was set up."""
+    allmende("donor", "setup", "--node", "http://node", "--machine", "bench", "--cores", "1", "--memory", "2", "-y")
+    return donor_settings.DonorHome(tmp_path / "donor")
