@@ -71,8 +71,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     http: str = "127.0.0.1:8080"
     url: str = ""
     peers: tuple[str, ...] = ()
-    private_nodes: tuple[str, ...] = ()
     log_level: str = "info"
+    private_nodes: tuple[str, ...] = ()
 
     def split_http(self) -> tuple[str, int]:
         """Host and port that the HTTP server binds to."""
