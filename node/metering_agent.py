@@ -246,7 +246,8 @@ class Follower:
         pause = PAUSE_SECONDS_FIRST
         while not self._is_stopping and not self._look_for_end():
             try:
-                await self._hear()
+                if await self._hear():
+                    continue
                 pause = PAUSE_SECONDS_FIRST
             except UserError as error:
                 log.info("job %s: %s", self.name, error)
@@ -271,13 +272,16 @@ class Follower:
 
     # -- hearing ----------------------------------------------------------------------------------------------------
 
-    async def _hear(self) -> None:
-        """Answer the donor's new letters, once each, in order. Raises: UserError when a node does not answer.
+    async def _hear(self) -> bool:
+        """Answer the donor's new letters, once each, in order; True when there were any.
+
+        Raises: UserError when a node does not answer.
 
         The place is written down after a letter was answered, so what was not answered comes again after a crash.
         """
         job, mailbox = self.job, self._terms.request.mailbox_to_wallet
         letters: Sequence[api.Message] = ()
+        after = job.after
         with self._until_stopped():
             letters = await self._link.read(mailbox, job.after)
         for letter in letters:
@@ -291,8 +295,10 @@ class Follower:
             if self._is_stopping:
                 break
             await trio.sleep(LETTER_SECONDS)
-        if letters:
+        is_news = job.after > after
+        if is_news:
             save(self._store, job)
+        return is_news
 
     def _open(self, sealed: bytes) -> tuple[int, Message] | None:
         mailbox, terms = self._terms.request.mailbox_to_wallet, self._terms
