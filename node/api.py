@@ -365,6 +365,57 @@ class Job(msgspec.Struct):
     """Running seconds of this node until it votes for the payer's reclaim; None unless the payer asked."""
 
 
+class MeteringOrder(msgspec.Struct, frozen=True):
+    """A job whose meter a node is to answer while its wallet is away (spec 12.10)."""
+
+    turn: int
+    """How often this job was handed over: 1, 2, 3 ... An order of a turn that was given back changes nothing."""
+    offer: bytes
+    request: bytes
+    quote: bytes
+    hold_receipt: bytes
+    meter_seed: bytes
+    """Signs vouchers and letters for this job."""
+    seal_seed: bytes
+    """Opens the donor's letters. The key that opens results and checkpoints stays in the wallet."""
+    started_seconds_ago: int
+    """A duration, because two clocks need not agree."""
+    amount_max: int
+    """Millicredits that may be agreed to at the most; not above the quote's amount."""
+    expires_seconds: int
+    """Unix time at which the node stops and forgets the keys."""
+    sent: int
+    """Number of the next letter to the donor."""
+    after: int
+    """Sequence of the last letter that was read from the donor."""
+    received: int
+    """Its number."""
+    last: bytes = b""
+    """The last tick that was agreed to, or nothing."""
+    saved: bytes = b""
+    """The tick that was the first to name the newest checkpoint, or nothing."""
+
+
+class Metered(msgspec.Struct, frozen=True):
+    """How far a node came with the meter of a job; with this the wallet goes on."""
+
+    turn: int
+    is_active: bool
+    """False: the node signs nothing more in this turn."""
+    state: str
+    """What the donor said last, or the end of the job."""
+    sent: int
+    last: bytes
+    saved: bytes
+    receipt: bytes
+    """The job receipt, signed by the meter key if it was agreed to; or nothing."""
+    detail: str
+    dispute: str
+    """What the node did not agree to."""
+    end_receipt: bytes
+    """Receipt of finality of the record that ended the hold, or nothing."""
+
+
 class ProgramDraft(msgspec.Struct):
     name: str
     purpose: str

@@ -15,6 +15,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import TypeVar
@@ -63,10 +64,19 @@ class RecordRefused(Refused, Rejected):
 class NodeClient:
     """The client of one node, at an http:// or https:// address or at the path of its operator's socket."""
 
-    def __init__(self, place: str | Path, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        """Nothing is sent yet. Raises: UserError when `place` is no address."""
+    def __init__(
+        self,
+        place: str | Path,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        *,
+        json_bytes_max: int = JSON_BYTES_MAX,
+        is_public_only: bool = False,
+    ) -> None:
+        """Nothing is sent yet. `is_public_only`: a stranger named the address. Raises: UserError when it is none."""
         self.place = os.fspath(place)
         self._timeout_seconds = timeout_seconds
+        self._json_bytes_max = json_bytes_max
+        self._is_public_only = is_public_only
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
         self._path_prefix = ""
@@ -236,6 +246,17 @@ class NodeClient:
         self._call("PUT", f"/blobs/{digest.hex()}", content, answer_seconds=BLOB_SECONDS_MAX)
         return digest
 
+    def check_blob(self, digest: bytes) -> None:
+        """Read a bundle through and drop it. Raises: UserError unless the node gives the content of this hash."""
+        from hashlib import sha256
+
+        hashed, path, seconds = sha256(), f"/blobs/{digest.hex()}", BLOB_SECONDS_MAX
+        self._call(
+            "GET", path, bytes_max=api.BLOB_BYTES_MAX, answer_seconds=seconds, may_repeat=False, take=hashed.update
+        )
+        if hashed.digest() != digest:
+            raise UserError(f"{self._name} gives another content than the bundle {digest.hex()[:16]}...: try again")
+
     def get_blob(self, digest: bytes) -> bytes:
         """A bundle whose content has this hash. Raises: UserError when the node does not hold it."""
         from hashlib import sha256
@@ -245,6 +266,19 @@ class NodeClient:
         if sha256(content).digest() != digest:
             raise UserError(f"{self._name} gives another content than the bundle {digest.hex()[:16]}...: try again")
         return content
+
+    # -- metering for an absent wallet --------------------------------------------------------------------------------
+
+    def post_metering(self, order: api.MeteringOrder) -> api.Metered:
+        """Leave a job's meter to the node. Repeating it changes nothing."""
+        content = msgspec.json.encode(order)
+        return _decode(api.Metered, self._call("POST", "/metering", content, content_type="application/json")[1])
+
+    def take_metering_back(self, ticket: bytes, turn: int) -> api.Metered | None:
+        """Let the node stop, and say how far it came; None when it knows no such job. May be repeated."""
+        path = _add_query(f"/metering/{ticket.hex()}/return", turn=turn)
+        status, content = self._call("POST", path, is_missing_allowed=True, wait=ANSWER_SECONDS_MAX)
+        return None if status == 404 else _decode(api.Metered, content)
 
     # -- the operator's socket ----------------------------------------------------------------------------------------
 
@@ -338,8 +372,9 @@ class NodeClient:
         bytes_max: int | None = None,
         answer_seconds: float = ANSWER_SECONDS_MAX,
         content_type: str = api.OCTETS,
+        take: Callable[[bytes], object] | None = None,
     ) -> tuple[int, bytes]:
-        """One request, repeated where that does no harm; status and content of the answer.
+        """One request, repeated where that does no harm; status and content of the answer (none when `take` takes it).
 
         Raises: UserError and its kinds.
         """
@@ -352,7 +387,9 @@ class NodeClient:
             try:
                 connection.request(method, target, content, headers)
                 response = connection.getresponse()
-                answer = self._receive(response, bytes_max or JSON_BYTES_MAX, time.monotonic() + wait + answer_seconds)
+                until = time.monotonic() + wait + answer_seconds
+                is_taken = take is not None and response.status < 300
+                answer = self._receive(response, bytes_max or self._json_bytes_max, until, take if is_taken else None)
             except (OSError, HTTPException) as error:
                 connection.close()
                 if pause is None or not isinstance(error, (ConnectionResetError, BrokenPipeError)):
@@ -378,9 +415,13 @@ class NodeClient:
                 connection.close()
         if self._is_socket:
             return SocketConnection(self.place, timeout_seconds)
-        if self._is_secure:
-            return make_secure_connection(self._host, self._port, timeout_seconds)
-        return Connection(self._host, self._port, timeout=timeout_seconds)
+        connection = (
+            make_secure_connection(self._host, self._port, timeout_seconds)
+            if self._is_secure
+            else Connection(self._host, self._port, timeout=timeout_seconds)
+        )
+        connection.is_public_only = self._is_public_only
+        return connection
 
     def _give_back(self, connection: Connection, response: HTTPResponse) -> None:
         connection.idle_since = time.monotonic()
@@ -390,11 +431,13 @@ class NodeClient:
                 return
         connection.close()
 
-    def _receive(self, response: HTTPResponse, bytes_max: int, deadline: float) -> bytes:
+    def _receive(
+        self, response: HTTPResponse, bytes_max: int, deadline: float, take: Callable[[bytes], object] | None
+    ) -> bytes:
         pieces: list[bytes] = []
         size = 0
         while piece := response.read(_PIECE_BYTES):
-            pieces.append(piece)
+            (take or pieces.append)(piece)
             size += len(piece)
             if size > bytes_max:
                 raise HTTPException(f"its answer is larger than {bytes_max} bytes")

@@ -46,6 +46,11 @@ def compute_inbox_name(donor: bytes) -> bytes:
     return sha256(b"allmende:inbox" + donor).digest()
 
 
+def compute_metering_ticket(meter_seed: bytes) -> bytes:
+    """The name under which a wallet finds a job again that it left to a node; only the two can know it (spec 12.10)."""
+    return sha256(b"allmende:metering" + meter_seed).digest()
+
+
 class Start(NamedTuple):
     """Wallet: the money is put aside, here are the inputs."""
 

@@ -14,6 +14,7 @@ import msgspec
 
 from node.errors import UserError
 from node.files import write_atomically
+from protocol.countersigning import choose_voucher
 from protocol.metering import END_STATES, JobState, Tick, Voucher, decode_tick
 
 log = logging.getLogger(__name__)
@@ -89,8 +90,7 @@ class JobDocument(msgspec.Struct):
 
     def choose_voucher(self, amount_due: int) -> Voucher:
         """The best voucher that takes no more than is due. There is one for nothing from the start on."""
-        fitting = [voucher for voucher in self.list_vouchers() if voucher.amount <= amount_due]
-        return max(fitting, key=lambda voucher: (voucher.amount, voucher.sequence))
+        return choose_voucher(self.list_vouchers(), amount_due)
 
 
 class JobFile:

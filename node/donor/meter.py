@@ -9,7 +9,7 @@ from __future__ import annotations
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.donor.job_file import JobFile
-from protocol.errors import InvalidInput
+from protocol.countersigning import check_follows_tick, find_checkpoint_tick, must_stop
 from protocol.metering import (
     JobState,
     Tick,
@@ -48,7 +48,7 @@ class Meter:
     @property
     def is_payer_behind(self) -> bool:
         """True when the newest tick has no voucher: no further one is given on trust."""
-        return bool(self._ticks) and self._job.document.vouchers[-1][0] < self._ticks[-1].sequence
+        return must_stop(self.last_tick, self._job.document.vouchers[-1][0], is_reclaim_asked=False)
 
     @property
     def is_paid_up(self) -> bool:
@@ -78,8 +78,7 @@ class Meter:
         document = self._job.document
         if document.vouchers and sequence <= document.vouchers[-1][0]:
             return
-        if not any((tick.sequence, tick.amount) == (sequence, amount) for tick in self._ticks):
-            raise InvalidInput("the voucher is for no tick of this job")
+        check_follows_tick(self._ticks, sequence, amount)
         self.check_signature(Voucher(document.hold, sequence, amount, signature))
         document.vouchers.append((sequence, amount, signature))
         self._job.save()
@@ -90,8 +89,7 @@ class Meter:
 
     def compute_due(self, state: JobState) -> tuple[int, Tick | None]:
         """(millicredits, the tick that counts) for a job that ended so."""
-        checkpoints = [tick for tick in self._ticks if tick.checkpoint]
-        last, checkpoint = self.last_tick, (checkpoints[-1] if checkpoints else None)
+        last, checkpoint = self.last_tick, find_checkpoint_tick(self._ticks)
         amount = compute_amount_due(self._quote.refund_table, state, last, checkpoint)
         counted = next((tick for tick in (last, checkpoint) if tick and tick.amount == amount), None)
         return amount, counted if amount else None

@@ -73,6 +73,7 @@ class Line:
     def say(self, message: Message) -> None:
         """Post a message. Its number is used up on disk first: a gap means nothing, a repetition is ignored."""
         job, mailbox = self._job, self._request.mailbox_to_donor
+        assert not job.is_detached, "two speakers would use the same numbers"
         number = job.sent
         job.sent = number + 1
         save_job(self._wallet, job)

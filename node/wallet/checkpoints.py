@@ -13,6 +13,7 @@ from node.files import write_atomically
 from node.sealing import open_sealed
 from node.wallet.job_records import WalletJob, get_checkpoint_path
 from protocol.conversation import compute_seal_context
+from protocol.countersigning import find_checkpoint_tick
 
 if TYPE_CHECKING:
     from node.wallet.calling import Line
@@ -33,8 +34,5 @@ def keep_checkpoint(wallet: Wallet, job: WalletJob, line: Line, digest: bytes) -
 
 def compute_saved_ms(job: WalletJob) -> int:
     """How much of the job's time its last checkpoint holds: that of the first tick that named it."""
-    digest, saved_ms = b"", 0
-    for tick in job.list_ticks():
-        if tick.checkpoint and tick.checkpoint != digest:
-            digest, saved_ms = tick.checkpoint, tick.elapsed_ms
-    return saved_ms
+    saved = find_checkpoint_tick(job.list_ticks())
+    return saved.elapsed_ms if saved else 0

@@ -9,6 +9,7 @@ import click
 
 from node.errors import UserError
 from node.terminal import confirm, emit, explain_interruption, home_option, json_option, make_printable, yes_option
+from node.wallet.cli_detach import attach, detach
 from node.wallet.cli_job_checks import canary, recheck
 from node.wallet.cli_reclaim import reclaim
 from node.wallet.options import (
@@ -45,7 +46,7 @@ def group() -> None:
     """Plan, run, watch and fetch computations."""
 
 
-for command in (reclaim, recheck, canary):
+for command in (reclaim, recheck, canary, detach, attach):
     group.add_command(command)
 
 
@@ -81,6 +82,7 @@ def plan(file: Path, donor: str, prefer: str, home: Path, node_url: str | None, 
 @node_option
 @passphrase_option
 @to_option
+@click.option("--detach", "is_left", is_flag=True, help="Leave the running job to your node, and end this command.")
 @yes_option
 @json_option
 @click.pass_context
@@ -94,6 +96,7 @@ def run(
     node_url: str | None,
     passphrase_file: Path | None,
     to: Path | None,
+    is_left: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -101,23 +104,27 @@ def run(
 
     The most that it can cost is put aside first; what is not used comes back when it ends. When a donor fails or takes
     its machine back, the job goes on elsewhere from its last checkpoint, for no more credits in all. Keep this command
-    running: it agrees to the meter's readings, and a donor stops a job whose payer falls silent. After an interruption
-    go on with `allmende job logs -f`. Exit status 1 when the job itself failed.
+    running: it agrees to the meter's readings, and a donor stops a job whose payer falls silent; with --detach your
+    node does that. After an interruption go on with `allmende job logs -f`. Exit status 1 when the job itself failed.
 
     Example: allmende job run train.yaml --to results
     """
     from node.wallet.calling import Connections
+    from node.wallet.detaching import check_way_is_private, describe_trust, hand_over
     from node.wallet.job_spec import read_job_file
+    from node.wallet.job_view import describe_job
     from node.wallet.jobs import Choice, open_job, plan_job
     from node.wallet.matching import Preference
     from node.wallet.plan_view import iterate_plan
-    from node.wallet.running import retry_to_end, run_to_end
+    from node.wallet.running import retry_to_end, run_to_end, start
     from node.wallet.wallet import Wallet
     from protocol.credits import format_credits
 
     spec = read_job_file(file)
     check_target(to)
     with Wallet.open(home, node_url) as wallet, Connections(wallet) as connect:
+        if is_left:
+            check_way_is_private(wallet)
         choice, watcher = Choice(donor, Preference(prefer)), make_watcher(wallet, as_json)
         made = plan_job(wallet, spec, choice)
         if not yes:
@@ -129,6 +136,10 @@ def run(
         job = open_job(wallet, made, connect, tell=watcher.tell)
         watcher.tell(f"job {job.job_id}: {job.decode_offer(wallet).machine} has given a quote")
         with explain_interruption(_explain_going_on(job)):
+            if is_left:
+                start(wallet, key, job, connect, watcher, then=hand_over)
+                emit(describe_job(wallet, job), describe_trust(wallet, job), as_json)
+                return
             run_to_end(wallet, key, job, connect, watcher)
             job = retry_to_end(wallet, key, job, retries, choice, connect, watcher)
         _finish(context, wallet, job, as_json, to)

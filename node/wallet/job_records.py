@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from node.errors import UserError
 from node.wallet.journal import Entry, State
 from node.wallet.matching import JobNeeds
+from protocol.countersigning import PayersMeter, find_checkpoint_tick
 from protocol.metering import END_STATES, Tick, decode_tick
 from protocol.quotes import (
     JobReceipt,
@@ -68,6 +69,15 @@ class WalletJob(msgspec.Struct):
     reclaim_receipt: bytes = b""
     paid: int = -1
     """Millicredits that the ledger paid, once that is proven."""
+    is_detached: bool = False
+    """The wallet's node answers the meter, or may do so; nothing is said from here."""
+    detached_turns: int = 0
+    """How often the job was left to the node."""
+    detached_until_seconds: int = 0
+    metered_receipt: bytes = b""
+    """The job receipt as the node kept it."""
+    checkpoint_wanted: bytes = b""
+    """A checkpoint that the node agreed to and that was not fetched yet."""
     dispute: str = ""
     """What in the donor's account of the job does not hold; empty when it was agreed to."""
     needs: JobNeeds | None = None
@@ -113,6 +123,21 @@ class WalletJob(msgspec.Struct):
     def decode_quote(self, wallet: Wallet) -> Quote:
         """The donor's binding answer."""
         return decode_quote(wallet.charter, self.quote)
+
+    def make_meter(self, wallet: Wallet) -> PayersMeter:
+        """The payer's side of the meter, as far as it was agreed to."""
+        ticks = self.list_ticks()
+        meter = PayersMeter(
+            wallet.federation,
+            self.decode_quote(wallet),
+            self.hold,
+            self.meter_key,
+            self.started_at_seconds,
+            last=ticks[-1] if ticks else None,
+            checkpoint=find_checkpoint_tick(ticks),
+        )
+        meter.is_closed = bool(self.receipt)
+        return meter
 
     def decode_receipt(self, wallet: Wallet) -> JobReceipt | None:
         """How the job ended, once the donor said so."""

@@ -23,6 +23,7 @@ from node.errors import UserError
 from node.files import write_atomically
 from node.sealing import seal, seal_public_key
 from node.wallet.calling import Line
+from node.wallet.detaching import take_back
 from node.wallet.job_inputs import JobInputs, pack_inputs
 from node.wallet.job_records import (
     STARTED,
@@ -345,10 +346,12 @@ def start_job(wallet: Wallet, job: WalletJob, connect: Connect) -> None:
 
 
 def resume_job(wallet: Wallet, job: WalletJob, connect: Connect) -> None:
-    """Take up a job that was interrupted between the first signature and the start. Signs no new record.
+    """Take up a job that was interrupted between the first signature and the start, or left to the node. Signs no new
+    record.
 
     Raises: UserError when the money can't be proven to be put aside yet.
     """
+    take_back(wallet, job)
     if job.state == "QUOTED":
         entry = _find_hold(wallet, job)
         if entry is None:

@@ -45,7 +45,20 @@ class Watcher(NamedTuple):
 
 
 def run_to_end(wallet: Wallet, key: Ed25519PrivateKey, job: WalletJob, connect: Connect, watcher: Watcher) -> None:
-    """Pay for a quoted job, start it, and follow it until it is settled. One that can't be paid for is forgotten.
+    """Pay for a quoted job, start it, and follow it until it is settled. Raises: UserError; Unreachable."""
+    start(wallet, key, job, connect, watcher, lambda wallet, job: _follow(wallet, job, connect, watcher))
+
+
+def start(
+    wallet: Wallet,
+    key: Ed25519PrivateKey,
+    job: WalletJob,
+    connect: Connect,
+    watcher: Watcher,
+    then: Callable[[Wallet, WalletJob], None],
+) -> None:
+    """Pay for a quoted job and start it; one that can't be paid for is forgotten. `then` is what is done with it before
+    another command may speak for it.
 
     Raises: UserError; Unreachable.
     """
@@ -59,7 +72,7 @@ def run_to_end(wallet: Wallet, key: Ed25519PrivateKey, job: WalletJob, connect: 
             raise
         watcher.tell(f"{format_credits(job.decode_quote(wallet).amount_max)} credits are put aside")
         start_job(wallet, job, connect)
-        _follow(wallet, job, connect, watcher)
+        then(wallet, job)
 
 
 def go_on(wallet: Wallet, job_id: str, connect: Connect, watcher: Watcher) -> WalletJob:

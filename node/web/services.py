@@ -52,6 +52,13 @@ class ConductActions(Protocol):
     async def complete_leave(self, encoded: bytes, *, dry_run: bool = False) -> api.Signed: ...
 
 
+class Metering(Protocol):
+    """Answering meters for absent wallets, as `node.metering_agent` has it."""
+
+    def accept(self, order: api.MeteringOrder) -> api.Metered: ...
+    async def give_back(self, ticket: bytes, turn: int) -> api.Metered | None: ...
+
+
 def read_version() -> str:
     """The version of this program."""
     try:
@@ -75,6 +82,7 @@ class WebServices:
     operator: OperatorActions | None = None
     amendments: AmendmentActions | None = None
     conduct: ConductActions | None = None
+    metering: Metering | None = None
     describe_network: Callable[[], tuple[list[api.Peer], dict[str, int]]] = describe_no_network
     """Peers, and bytes received by protocol."""
     list_addresses: Callable[[], Mapping[str, str]] = dict

@@ -30,9 +30,12 @@ def sum_up(
     problems = [
         *(f"job {job['job']} is {job['state']}" for job in jobs if job["state"] not in OVER),
         *(f"job {job['job']}: {job['dispute']}" for job in jobs if job["dispute"]),
-        *(f"{donor} got {earned.get(donor, 0)}, its jobs paid {paid_to[donor]}" for donor in paid_to.keys() | earned.keys()
-          if earned.get(donor, 0) != paid_to[donor]),
-        *(["the wallets have spent %d, their jobs paid %d" % (spent, paid)] if spent != paid else []),
+        *(
+            f"{donor} got {earned.get(donor, 0)}, its jobs paid {paid_to[donor]}"
+            for donor in paid_to.keys() | earned.keys()
+            if earned.get(donor, 0) != paid_to[donor]
+        ),
+        *([f"the wallets have spent {spent}, their jobs paid {paid}"] if spent != paid else []),
         *(f"hold {hold[:16]} stands for two jobs" for hold in twice),
         *(f"hold {hold[:16]} is known to one side only" for hold in sorted(unknown)),
         *(f"hold {hold['hold'][:16]} is still open" for hold in holds if hold["is_open"]),
