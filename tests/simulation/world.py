@@ -152,15 +152,21 @@ class World:
             machine.set_clock(0.0)
 
     def _settle(self) -> None:
-        """Wait until all are equal; when logs were forked, payments make each member name the branches it holds."""
+        """Wait until all are equal. When logs were forked, or members left, payments make each member name what it holds
+        of logs that others ignore."""
         end = self.now + SETTLE_SECONDS_MAX
         while self.now < end and not self.checkers.is_settled():
             self._run_until(self.now + CHECK_SECONDS)
             payer, payee = (self.wallets[number] for number in HONEST)
-            if self.checkers.replica.forks and not payer.is_busy and payer.funds:
+            if self._are_logs_ignored() and not payer.is_busy and payer.funds:
                 payer.send(payer.sign_payment(payee.person, 1, "to name branches"))
             self._pay_after_change()
         self.is_over = True
+
+    def _are_logs_ignored(self) -> bool:
+        replica = self.checkers.replica
+        charters = [charter.members.keys() for charter in replica.ledger.charters.values()]
+        return bool(replica.forks) or any(members - replica.charter.members.keys() for members in charters)
 
     def _pay_after_change(self) -> None:
         """Once a change is in force, somebody pays."""
