@@ -37,6 +37,21 @@ _JOIN = 'while [ "$1" != -- ]; do echo $$ > "$1" || exit 1; shift; done; shift; 
 # Says that the walls are up, then waits for one line. At the end of file (the agent is dead) it gives up.
 _GATE = 'printf "\\000"; IFS= read -r word || exit 125; exec "$@" </dev/null'
 
+# The job's door to the proxy (host_proxy.py): a socket that listens in its network is handed to the agent, which
+# answers there. Nothing of it stays inside. Python ignores signals that the job must not.
+DOOR_PORT = 3128
+_OPEN_DOOR = f"""
+import os, signal, socket, sys
+door = socket.create_server(("127.0.0.1", {DOOR_PORT}), backlog=64)
+with socket.socket(fileno=int(sys.argv[1])) as agent:
+    socket.send_fds(agent, [b"door"], [door.fileno()])
+door.close()
+for number in (signal.SIGPIPE, signal.SIGXFSZ):
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+_CERTIFICATES = ("/etc/ssl/certs", "/etc/pki/ca-trust", "/etc/pki/tls/certs", "/etc/ca-certificates")
+
 _PASSWORD_FILE = b"job:x:65534:65534:job:/work:/bin/sh\n"
 _GROUP_FILE = b"job:x:65534:\n"
 
@@ -59,7 +74,7 @@ class Walls:
 
 @dataclass(frozen=True)
 class Descriptors:
-    """Numbers of the open files that bubblewrap inherits."""
+    """Numbers of the open files that bubblewrap inherits; `door` for a job that may reach hosts."""
 
     arguments: int
     info: int
@@ -67,6 +82,7 @@ class Descriptors:
     password: int
     group: int
     script: int
+    door: int | None = None
 
 
 def build_files(command: JobCommand, filter_program: bytes) -> dict[str, bytes]:
@@ -103,6 +119,8 @@ def build_command_line(
         # Before the gate opens: the job's environment may name libraries among its files that every program loads.
         most = limits.processes + 1
         line += ["/usr/bin/prlimit", f"--nproc={most}:{most}"]
+    if descriptors.door is not None:
+        line += ["/usr/bin/python3", "-I", "-S", "-c", _OPEN_DOOR, str(descriptors.door)]
     line += ["/bin/sh", "-c", _GATE, "gate"]
     program = command.program
     return line + ([shell, SCRIPT] if isinstance(program, str) else list(program))
@@ -134,6 +152,8 @@ def build_bubblewrap_arguments(command: JobCommand, limits: Limits, walls: Walls
     for name in ("bin", "sbin", "lib", "lib64"):
         arguments += ["--symlink", f"usr/{name}", f"/{name}"]
     for path in ("/etc/ld.so.cache", "/etc/alternatives"):
+        arguments += ["--ro-bind-try", path, path]
+    for path in _CERTIFICATES if command.hosts else ():
         arguments += ["--ro-bind-try", path, path]
     arguments += ["--ro-bind-data", str(descriptors.password), "/etc/passwd"]
     arguments += ["--ro-bind-data", str(descriptors.group), "/etc/group"]
@@ -169,4 +189,8 @@ def build_environment(command: JobCommand, limits: Limits) -> dict[str, str]:
     if command.runtime is not None:
         environment["PATH"] = f"{RUNTIME}/bin:/usr/bin:/bin"
         environment["VIRTUAL_ENV"] = RUNTIME
+    if command.hosts:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            environment[name] = environment[name.upper()] = f"http://127.0.0.1:{DOOR_PORT}"
+        environment["no_proxy"] = environment["NO_PROXY"] = "localhost,127.0.0.1,::1"
     return {**environment, **command.environment}

@@ -5,7 +5,7 @@ The walls, from outside to inside:
   second best);
 - under a superuser's agent, a user id of its own, so that even a hole in the rest meets a stranger's rights;
 - bubblewrap gives it an empty network, its own process table, a file system of /usr, the runtime, a private
-  /tmp and its work directory, and no privilege;
+  /tmp and its work directory, and no privilege; hosts that its donor lists it reaches through host_proxy.py;
 - the filter of seccomp.py refuses calls that lead around these.
 
 How it ends: the first process of the job's process table is killed, with which the kernel kills all others of
@@ -45,6 +45,7 @@ from node.donor.executors.executor import (
     Outcome,
     check_job_id,
 )
+from node.donor.executors.host_proxy import HostProxy
 from node.donor.executors.running_job import RunningJob
 from node.donor.executors.sandbox_process import SandboxProcess, open_memory_file
 from node.donor.executors.seccomp import build_filter
@@ -182,6 +183,10 @@ class Sandbox:
         limits: Limits,
         task_status: trio.TaskStatus[JobHandle],
     ) -> Outcome:
+        try:
+            proxy = HostProxy(command.hosts)
+        except ValueError as error:
+            raise JobNotStarted(str(error)) from error
         async with AsyncExitStack() as stack:
             user = self._reserve_user(stack)
             image = await self._make_image(directory, limits, user)
@@ -197,6 +202,9 @@ class Sandbox:
             stack.push_async_callback(_shielded, process.close)
             stack.push_async_callback(_shielded, process.end)
             await process.wait_ready()
+            door = process.take_door()
+            if door is not None:
+                stack.callback(door.close)
             if image is not None:
                 image.unlink()  # it lives on as long as it is mounted, and no longer
             work = process.open_directory(launch.WORK)
@@ -208,7 +216,11 @@ class Sandbox:
             stack.callback(job.close)
             process.open_gate()
             task_status.started(job)
-            exit_status = await job.wait_end()
+            async with trio.open_nursery() as nursery:
+                if door is not None:
+                    nursery.start_soon(proxy.serve, door)
+                exit_status = await job.wait_end()
+                nursery.cancel_scope.cancel()
             if group is not None:
                 await _shielded(group.kill_all)
             usage = job.close_books()
@@ -277,6 +289,10 @@ def _start(command: JobCommand, limits: Limits, walls: launch.Walls) -> SandboxP
     with_files = launch.build_files(command, build_filter("memory" in walls.limited))
     opened = {name: open_memory_file(name, content) for name, content in with_files.items()}
     information = os.pipe()
+    door = None
+    if command.hosts:
+        door, inside = socket.socketpair()
+        opened["door"] = inside.detach()
     try:
         opened["arguments"] = os.memfd_create("arguments")
         descriptors = launch.Descriptors(info=information[1], **opened)
@@ -284,7 +300,7 @@ def _start(command: JobCommand, limits: Limits, walls: launch.Walls) -> SandboxP
         os.lseek(opened["arguments"], 0, os.SEEK_SET)
         shell = "/usr/bin/bash" if Path("/usr/bin/bash").exists() else "/bin/sh"
         line = launch.build_command_line(command, limits, walls, descriptors, shell)
-        return SandboxProcess(line, opened.values(), information)
+        return SandboxProcess(line, opened.values(), information, door)
     finally:
         for descriptor in opened.values():
             os.close(descriptor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterable
 
@@ -40,8 +41,15 @@ class SandboxProcess:
     process; and `init` counts as ended only after all others are gone.
     """
 
-    def __init__(self, command_line: list[str], inherited: Iterable[int], information: tuple[int, int]) -> None:
-        """Starts the program. `information` is a pipe; bubblewrap gets its second end, which is closed here.
+    def __init__(
+        self,
+        command_line: list[str],
+        inherited: Iterable[int],
+        information: tuple[int, int],
+        door: socket.socket | None = None,
+    ) -> None:
+        """Starts the program. `information` is a pipe; bubblewrap gets its second end, which is closed here. Over
+        `door` comes, before the gate is ready, a socket that listens in the job's network.
 
         This blocks the agent for about a millisecond, on purpose: the kernel ends bubblewrap when the
         *thread* that started it ends, and threads that trio lends for such calls end when they are idle.
@@ -64,6 +72,7 @@ class SandboxProcess:
         self._popen.stdout.close()
         self._information = trio.lowlevel.FdStream(information[0])
         self._handle = os.pidfd_open(self._popen.pid)
+        self._door = door
         self._init: int | None = None
         self._init_handle: int | None = None
         self._table: int | None = None
@@ -88,6 +97,16 @@ class SandboxProcess:
         self._init_handle = os.pidfd_open(self._init)
         self._table = self.open_directory("/proc")
         self._small = [self.open_directory(path) for path in SMALL_FILE_SYSTEMS]
+
+    def take_door(self) -> trio.socket.SocketType | None:
+        """The socket that listens inside, if this sandbox has one; once. The other end of its way here is closed by
+        now: nothing that the job does comes along it."""
+        if self._door is None:
+            return None
+        with self._door:
+            self._door.setblocking(False)
+            _, received, _, _ = socket.recv_fds(self._door, 16, 1)
+        return trio.socket.from_stdlib_socket(socket.socket(fileno=received[0]))
 
     def open_directory(self, path: str) -> int:
         """Opens a directory of the job's view of the file system. Raises: OSError."""
@@ -144,6 +163,8 @@ class SandboxProcess:
         if self._table is not None:
             os.close(self._table)
             self._table = None
+        if self._door is not None:
+            self._door.close()
         while self._small:
             os.close(self._small.pop())
         await self._output.aclose()
