@@ -27,6 +27,7 @@ def describe_job(wallet: Wallet, job: WalletJob, jobs: Iterable[WalletJob] = ())
         "job": job.job_id,
         "name": job.name,
         "state": job.state,
+        "is_detached": job.is_detached,
         "ended": made.state.value if made else None,
         "exit_status": made.exit_status if made and made.exit_status != NO_EXIT_STATUS else None,
         "machine": offer.machine,
