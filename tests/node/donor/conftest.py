@@ -46,6 +46,9 @@ from protocol.records import (
 from protocol.replica import Replica
 from protocol.rules import Circumstances, check_record
 from protocol.statements import CommitBatch, VoteBatch, decode_slot_proposal, decode_unlock_request
+from tests.node.donor.fake_gpus import fake_gpus, fake_nvml
+
+__all__ = ["fake_gpus", "fake_nvml"]  # fixtures of this folder
 
 WORDS = " ".join(["abandon"] * 23 + ["art"])
 
