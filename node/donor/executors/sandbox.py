@@ -35,6 +35,7 @@ from typing import TypeVar
 import trio
 
 from node.donor.executors import cgroups, launch, workspace
+from node.donor.executors.devices import SAMPLE_SECONDS, DeviceBooks, DevicePool
 from node.donor.executors.executor import (
     EndState,
     JobCommand,
@@ -75,8 +76,10 @@ class RunningJob:
         group: cgroups.JobGroup | None,
         log: workspace.BoundedLog,
         limits: Limits,
+        devices: DeviceBooks | None = None,
     ) -> None:
         self.end_state: EndState | None = None
+        self._devices = devices
         self._process = process
         self._group = group
         self._log = log
@@ -107,6 +110,8 @@ class RunningJob:
                 wall_ms=round((time.monotonic() - self._started_at) * 1000),
                 cpu_us=None if cpu_us is None else cpu_us - self._cpu_us_before,
                 memory_peak_bytes=self._read_memory_peak_bytes(),
+                gpu_busy_ms=None if self._devices is None else self._devices.gpu_busy_ms,
+                energy_joules=None if self._devices is None else self._devices.energy_joules,
             )
         except FileNotFoundError:  # `run` was cancelled, and the counters are gone
             pass
@@ -147,6 +152,18 @@ class RunningJob:
                 return
             await trio.sleep(_WATCH_SECONDS)
 
+    async def watch_devices(self) -> None:
+        """Keeps the books of the job's GPUs, from its first instruction to its last."""
+        if self._devices is None:
+            return
+        await trio.to_thread.run_sync(self._devices.resume)
+        try:
+            while True:
+                await trio.sleep(SAMPLE_SECONDS)
+                await trio.to_thread.run_sync(self._devices.sample)
+        finally:
+            await _shielded(lambda: trio.to_thread.run_sync(self._devices.suspend))
+
     def _read_memory_peak_bytes(self) -> int:
         """What the group counted, or else the highest of the sums that the watch took."""
         return max(self._memory_peak_bytes, 0 if self._group is None else self._group.read_memory_peak_bytes())
@@ -169,11 +186,13 @@ class Sandbox:
         job_user_base: int = JOB_USER_BASE,
         log_bytes_max: int = LOG_BYTES_MAX,
         is_using_cgroups: bool = True,
+        devices: DevicePool | None = None,
     ) -> None:
         self._directory = directory.resolve()
         self._job_user_base = job_user_base
         self._log_bytes_max = log_bytes_max
         self._is_using_cgroups = is_using_cgroups
+        self._devices = devices or DevicePool(None)
         self._trees: tuple[cgroups.Tree, ...] = ()
         self._is_swept = False
         self._is_image_possible = False
@@ -260,6 +279,8 @@ class Sandbox:
     ) -> Outcome:
         async with AsyncExitStack() as stack:
             user = self._reserve_user(stack)
+            stack.callback(self._devices.release, job_id)
+            gpus = await trio.to_thread.run_sync(self._devices.reserve, job_id, limits.gpus)
             image = await self._make_image(directory, limits, user)
             group = await self._make_group(job_id, limits, stack)
             walls = launch.Walls(
@@ -268,6 +289,7 @@ class Sandbox:
                 join_files=() if group is None else group.join_files,
                 limited=frozenset() if group is None else group.limited,
                 processors=_choose_processors(limits.cores),
+                devices=self._devices.build_files(gpus),
             )
             process = _start(command, limits, walls)
             stack.push_async_callback(_shielded, process.close_output)
@@ -280,7 +302,7 @@ class Sandbox:
             await trio.to_thread.run_sync(_stage, command, limits, work, user)
             log = workspace.BoundedLog(directory / "log", self._log_bytes_max)
             stack.callback(log.close)
-            job = RunningJob(process, group, log, limits)
+            job = RunningJob(process, group, log, limits, self._devices.make_books(gpus))
             process.open_gate()
             task_status.started(job)
             exit_status = await _wait(job, process, limits)
@@ -369,6 +391,7 @@ async def _wait(job: RunningJob, process: SandboxProcess, limits: Limits) -> int
     async with trio.open_nursery() as nursery:
         nursery.start_soon(job.read_log)
         nursery.start_soon(job.watch_memory)
+        nursery.start_soon(job.watch_devices)
         with trio.move_on_after(limits.wall_seconds) as scope:
             await process.wait_end()
         if scope.cancelled_caught:

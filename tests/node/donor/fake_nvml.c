@@ -138,7 +138,8 @@ int nvmlDeviceGetTotalEccErrors(Card *card, int kind, int counter, unsigned long
     return read_number(card, __func__, kind ? "uncorrected" : "corrected", errors);
 }
 
-int nvmlDeviceGetRemappedRows(Card *card, unsigned *corrected, unsigned *uncorrected, unsigned *pending, unsigned *failed) {
+int nvmlDeviceGetRemappedRows(Card *card, unsigned *corrected, unsigned *uncorrected, unsigned *pending,
+                              unsigned *failed) {
     *corrected = *pending = *failed = 0;
     int result = read_small(card, __func__, "remapped", uncorrected);
     read_small(card, __func__, "pending", pending);
