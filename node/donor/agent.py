@@ -32,6 +32,7 @@ from protocol.identifiers import compute_account_id
 from protocol.metering import REFUND_TABLE_VERSION, JobState, compute_charge
 from protocol.quotes import (
     Offer,
+    OfferedGpu,
     Quote,
     QuoteRequest,
     RuntimeName,
@@ -191,7 +192,7 @@ class Agent:
     def _build_offer(self, sponsor: bytes) -> Offer:
         settings = self.settings
         runtimes = (RuntimeName(name, runtime.digest) for name, runtime in self._offered_runtimes.items())
-        # GPUs are not lent before the executor can pass them into a job.
+        gpus = (OfferedGpu(gpu.name, gpu.memory_bytes // 10**9) for gpu in self.score.sound_gpus)
         return Offer(
             self.donor_key,
             seal_public_key(self._seal_seed),
@@ -202,7 +203,7 @@ class Agent:
             settings.memory_bytes,
             settings.disk_bytes,
             int(self._executor.is_disk_in_memory),
-            (),
+            tuple(gpus),
             self.score.weight,
             tuple(sorted(runtimes)),
             tuple(sorted(settings.job_classes)),

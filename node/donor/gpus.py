@@ -65,6 +65,22 @@ class Activity(NamedTuple):
     """Taken since the driver was loaded."""
 
 
+class SurveyedGpu(NamedTuple):
+    """A card with all that decides whether it can be lent."""
+
+    gpu: Gpu
+    health: Health
+    foreign_processes: frozenset[int]
+    """Processes that compute on it and are not of our jobs: the owner, or somebody else, uses it."""
+
+    @property
+    def obstacle(self) -> str:
+        """Why it can't be lent for the time being, in words; empty when it can."""
+        if self.health.faults:
+            return ", ".join(self.health.faults)
+        return "it is split into instances (MIG), which are not lent" if self.gpu.is_partitioned else ""
+
+
 class GpuDriver:
     """The management library, opened. Calls take milliseconds and block; any thread may make them."""
 
@@ -136,15 +152,16 @@ class GpuDriver:
             self._ask(library.nvmlDeviceGetTotalEnergyConsumption, handle),
         )
 
+    def survey(self, gpu: Gpu, is_ours: Callable[[int], bool]) -> SurveyedGpu:
+        """A card that was listed, with its health and with who else is at work on it."""
+        foreign = frozenset(process for process in self.find_processes(gpu.uuid) if not is_ours(process))
+        return SurveyedGpu(gpu, self.read_health(gpu.uuid), foreign)
+
     def find_processes(self, uuid: str) -> frozenset[int]:
         """Process ids that compute on the card, whoever they belong to. A desktop's windows do not count."""
         handle = self._handles.get(uuid)
         running = handle and self._ask(self._library.nvmlDeviceGetComputeRunningProcesses, handle)
         return frozenset(int(process.pid) for process in running or ())
-
-    def find_foreign_processes(self, uuid: str, is_ours: Callable[[int], bool]) -> frozenset[int]:
-        """Those that belong to none of our jobs: the owner, or somebody else, uses the card."""
-        return frozenset(process for process in self.find_processes(uuid) if not is_ours(process))
 
     def _describe(self, handle: Any) -> Gpu | None:
         library = self._library
@@ -220,13 +237,13 @@ _FAULTS_OF_PROGRAMS = frozenset({13, 31, 43, 45, 68, 69})
 """Xid numbers by which NVIDIA's list tells of a program's own mistake, such as a wrong address: the card is sound."""
 
 
-def find_gpus() -> tuple[Gpu, ...]:
-    """All cards of this machine; none without a driver."""
+def survey_gpus(is_ours: Callable[[int], bool] = lambda process: False) -> tuple[SurveyedGpu, ...]:
+    """All cards of this machine and how they are; none without a driver."""
     driver = GpuDriver.open()
     if driver is None:
         return ()
     try:
-        return driver.list_gpus()
+        return tuple(driver.survey(gpu, is_ours) for gpu in driver.list_gpus())
     finally:
         driver.close()
 

@@ -11,7 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.donor.agent import Agent
 from node.donor.enrolling import load_donor_key, load_seal_seed
+from node.donor.executors.devices import DevicePool
 from node.donor.executors.sandbox import Sandbox
+from node.donor.gpus import GpuDriver
 from node.donor.runtimes import load_runtimes
 from node.donor.settings import DonorHome
 from node.errors import UserError
@@ -34,7 +36,11 @@ async def serve(home: DonorHome, passphrase_file: Path | None) -> None:
         raise UserError(f"runtimes that donor.toml offers are not built ({', '.join(missing)}): run the self-test")
     key = load_donor_key(home, passphrase_file)
     link = NodeClient(settings.node_url)
-    sandbox = Sandbox(home.sandbox)
+    # What failed the self-test is not lent, and what was never measured has no price.
+    lent = [gpu.uuid for gpu in score.sound_gpus if gpu.uuid in settings.gpus]
+    if len(lent) != len(score.sound_gpus) or set(settings.gpus) - {gpu.uuid for gpu in score.gpus}:
+        raise UserError("donor.toml lends other GPUs than were measured: run `allmende donor selftest`")
+    sandbox = Sandbox(home.sandbox, devices=DevicePool(GpuDriver.open() if lent else None, lent))
     agent = Agent(
         home,
         settings,

@@ -41,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tick_seconds: int = 30
     grace_seconds: int = 3600
     processes_max: int = 512
+    gpus: list[str] = []
+    """UUIDs of the GPUs that are lent."""
 
     def check(self) -> None:
         """Raise `UserError` when a value makes no sense."""
@@ -56,20 +58,45 @@ _COMMENTS = {
     "machine": "shown in the public list of offers",
     "cores": "what jobs may use at most, all together",
     "wall_seconds_max": "longest job",
+    "gpus": "UUIDs of the GPUs that are lent, of those that `donor doctor` lists",
     "tick_seconds": "time between two readings of the meter: what you trust a payer with",
     "grace_seconds": "how long you may take to settle a job",
 }
 
 
+class GpuScore(msgspec.Struct, frozen=True):
+    """What the self-test found of one GPU. One with a fault is not lent."""
+
+    uuid: str
+    name: str
+    memory_bytes: int
+    """What it claims."""
+    weight: int
+    """What was measured, or the charter's rate for this name where that is lower."""
+    gigaflops: float
+    """Float16 matrix product."""
+    bandwidth_gb_per_second: float
+    memory_gb: float
+    """What held words, of what was free."""
+    fault: str
+
+
 class Score(msgspec.Struct, frozen=True):
-    """What the self-test measured."""
+    """What the self-test measured: of the weakest sound GPU that is lent or, without one, of the cores."""
 
     weight: int
     gigaflops: float
-    """Float32 matrix product."""
+    """Matrix product: float16 on a GPU, float32 on cores."""
     bandwidth_gb_per_second: float
     memory_gb: float
     measured_at_seconds: int
+    gpus: tuple[GpuScore, ...] = ()
+    """All that were measured."""
+
+    @property
+    def sound_gpus(self) -> tuple[GpuScore, ...]:
+        """Those that may be lent, as the self-test found them."""
+        return tuple(gpu for gpu in self.gpus if not gpu.fault)
 
 
 class DonorHome:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from node.errors import UserError
 from protocol.errors import InvalidInput, Rejected
 from protocol.metering import Rate, compute_charge
-from protocol.quotes import Offer, QuoteRequest, check_request_fits, compute_rate, decode_offer
+from protocol.quotes import Offer, OfferedGpu, QuoteRequest, check_request_fits, compute_rate, decode_offer
 
 if TYPE_CHECKING:
     from node.wallet.job_spec import JobSpec
     from node.wallet.wallet import Wallet
 
-_FILTER = re.compile(r"(gpu|cores|memory|disk|weight|runtime|machine)\s*(>=|=)\s*([\w.+-]+)")
+_FILTER = re.compile(r"(gpu|vram|cores|memory|disk|weight|runtime|machine)\s*(>=|=)\s*([\w.+-]+)")
 
 
 class PricedOffer(NamedTuple):
@@ -51,21 +51,28 @@ def compute_hourly_charge(offer: Offer) -> int:
 def matches(offer: Offer, text: str) -> bool:
     """Whether an offer meets all conditions of a text such as `cores>=4 memory>=16 runtime=python-ml`.
 
-    Raises: UserError when the text can't be understood.
+    `gpu` and `vram` (GB of a GPU's memory) speak of one GPU that must meet all of them. Raises: UserError when the
+    text can't be understood.
     """
     rest = _FILTER.sub("", text).strip()
     if rest:
         raise UserError(f"{rest!r} is no condition: write them like 'cores>=4 memory>=16 runtime=python-ml'")
-    return all(_meets(offer, *match.groups()) for match in _FILTER.finditer(text))
+    conditions = [match.groups() for match in _FILTER.finditer(text)]
+    of_gpus = [condition for condition in conditions if condition[0] in ("gpu", "vram")]
+    of_machine = [condition for condition in conditions if condition not in of_gpus]
+    gpus = [gpu for gpu in offer.gpus if all(_gpu_meets(gpu, *condition) for condition in of_gpus)]
+    return bool(gpus or not of_gpus) and all(_meets(offer, *condition) for condition in of_machine)
+
+
+def _gpu_meets(gpu: OfferedGpu, name: str, relation: str, wanted: str) -> bool:
+    if name == "gpu":
+        return wanted.lower() in gpu.name.lower()
+    return _compare(name, float(gpu.memory_gb), relation, wanted)
 
 
 def _meets(offer: Offer, name: str, relation: str, wanted: str) -> bool:
-    if name in ("gpu", "runtime", "machine"):
-        names = {
-            "gpu": offer.gpus,
-            "runtime": tuple(runtime.name for runtime in offer.runtimes),
-            "machine": (offer.machine,),
-        }[name]
+    if name in ("runtime", "machine"):
+        names = {"runtime": tuple(runtime.name for runtime in offer.runtimes), "machine": (offer.machine,)}[name]
         return any(wanted.lower() in one.lower() for one in names)
     found = {
         "cores": float(offer.cores),
@@ -73,6 +80,10 @@ def _meets(offer: Offer, name: str, relation: str, wanted: str) -> bool:
         "disk": offer.disk_bytes / 1e9,
         "weight": float(offer.weight),
     }[name]
+    return _compare(name, found, relation, wanted)
+
+
+def _compare(name: str, found: float, relation: str, wanted: str) -> bool:
     try:
         number = float(wanted)
     except ValueError:
@@ -106,8 +117,9 @@ def _price(offer: Offer, spec: JobSpec) -> PricedOffer:
             names = ", ".join(digests) or "none"
             raise UserError(f"{offer.machine} does not have the runtime {spec.runtime} (it has: {names})")
         runtime = digests[spec.runtime]
-    if spec.gpu_name and sum(spec.gpu_name.lower() in gpu.lower() for gpu in offer.gpus) < spec.gpus:
-        raise UserError(f"{offer.machine} does not have {spec.gpus} GPUs of the kind {spec.gpu_name}")
+    # Which of its GPUs a job gets is the donor's choice, so all must be of the kind.
+    if spec.gpu_name and not all(spec.gpu_name.lower() in gpu.name.lower() for gpu in offer.gpus):
+        raise UserError(f"{offer.machine} has GPUs of another kind than {spec.gpu_name}")
     request = make_request(spec, runtime)
     check_request_fits(offer, request)
     rate = compute_rate(offer, request)

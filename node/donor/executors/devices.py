@@ -1,8 +1,8 @@
 """Which GPUs are lent, which job has which of them now, and what each job takes of its own.
 
 A job is given whole cards, and nobody else's: it sees the device files of its own cards alone, so no setting of its
-own leads to another. Only cards that are lent, whole, sound and in nobody else's use are given. The books of a
-job's cards are kept here, too: energy from the cards' own counters, time in which they computed by looking often.
+own leads to another. Only cards that are lent, whole, sound and in nobody else's use are given (spec 12.9). The books
+of a job's cards are kept here, too: energy from the cards' own counters, busy time by looking often.
 """
 
 from __future__ import annotations
@@ -85,6 +85,20 @@ class DevicePool:
         with self._lock:
             self._owners = {uuid: owner for uuid, owner in self._owners.items() if owner != job_id}
 
+    @property
+    def lent(self) -> frozenset[str]:
+        """UUIDs of the cards that are lent."""
+        return self._lent
+
+    def lend(self, uuids: Collection[str]) -> None:
+        """Lend these from now on; jobs keep what they have."""
+        with self._lock:
+            self._lent = frozenset(uuids)
+
+    def list_lent(self) -> tuple[Gpu, ...]:
+        """Those that are lent and answer, as their driver describes them now."""
+        return tuple(gpu for gpu in self._driver.list_gpus() if gpu.uuid in self._lent) if self._driver else ()
+
     def count_free(self) -> int:
         """Cards that could be given now."""
         with self._lock:
@@ -94,8 +108,8 @@ class DevicePool:
         """Processes on lent cards that are not of our jobs: the owner, or another program, is at work there."""
         if self._driver is None:
             return frozenset()
-        found = [self._driver.find_foreign_processes(uuid, self._is_ours) for uuid in self._lent]
-        return frozenset().union(*found)
+        found = [self._driver.find_processes(uuid) for uuid in self._lent]
+        return frozenset(process for process in frozenset().union(*found) if not self._is_ours(process))
 
     def build_files(self, gpus: Collection[Gpu]) -> DeviceFiles:
         """What has to be let through for these cards. Raises: JobNotStarted when a file is missing or closed."""
@@ -137,15 +151,10 @@ class DevicePool:
         assert self._driver is not None
         if uuid in self._owners:
             return "another job has it"
-        if faults := self._driver.read_health(uuid).faults:
-            return ", ".join(faults)
         if gpu is None:
-            return "it does not answer"
-        if gpu.is_partitioned:
-            return "it is split into instances (MIG), which are not lent"
-        if self._driver.find_foreign_processes(uuid, self._is_ours):
-            return "somebody else computes on it"
-        return ""
+            return ", ".join(self._driver.read_health(uuid).faults) or "it does not answer"
+        found = self._driver.survey(gpu, self._is_ours)
+        return found.obstacle or ("somebody else computes on it" if found.foreign_processes else "")
 
 
 class DeviceBooks:

@@ -154,15 +154,16 @@ class RunningJob:
 
     async def watch_devices(self) -> None:
         """Keeps the books of the job's GPUs, from its first instruction to its last."""
-        if self._devices is None:
+        devices = self._devices
+        if devices is None:
             return
-        await trio.to_thread.run_sync(self._devices.resume)
+        await trio.to_thread.run_sync(devices.resume)
         try:
             while True:
                 await trio.sleep(SAMPLE_SECONDS)
-                await trio.to_thread.run_sync(self._devices.sample)
+                await trio.to_thread.run_sync(devices.sample)
         finally:
-            await _shielded(lambda: trio.to_thread.run_sync(self._devices.suspend))
+            await _shielded(lambda: trio.to_thread.run_sync(devices.suspend))
 
     def _read_memory_peak_bytes(self) -> int:
         """What the group counted, or else the highest of the sums that the watch took."""

@@ -35,7 +35,7 @@ class FakeGpus:
         usual |= {"energy": 0, "temperature": 35, "uncorrected": 0, "corrected": 0, "remapped": 0, "mig": 0}
         self._values = {"count": count}
         for number in range(count):
-            self.change(number, **usual, uuid=f"GPU-{number}", minor=number, **values)
+            self.change(number, **{**usual, "uuid": f"GPU-{number}", "minor": number, **values})
 
     def change(self, number: int, **values: Any) -> None:
         """Give one card other values; None takes the line away."""

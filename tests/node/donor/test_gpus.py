@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from node.donor.gpus import Activity, Gpu, GpuDriver, Health, find_gpus, is_descendant
+from node.donor.gpus import Activity, Gpu, GpuDriver, Health, is_descendant, survey_gpus
 from tests.node.donor.fake_gpus import A100_BYTES
 
 SOUND = Health(35, 0, 0, 0, (), ())
@@ -30,19 +30,19 @@ def test_cards_are_described_as_the_driver_knows_them(fake_gpus, driver):
         Gpu("A100-SXM4-80GB", "GPU-1", 1, A100_BYTES, 0, False),
         Gpu("A100-SXM4-80GB", "GPU-0", 3, A100_BYTES, 2**30, False),
     )
-    assert find_gpus() == driver.list_gpus()
+    assert tuple(found.gpu for found in survey_gpus()) == driver.list_gpus()
 
 
 def test_a_machine_without_driver_has_no_gpus(fake_gpus):
-    assert find_gpus() == ()
+    assert survey_gpus() == ()
     fake_gpus.set_up(1)
     fake_gpus.fail("nvmlInitWithFlags", 18)  # library and driver of different versions
-    assert find_gpus() == ()
+    assert survey_gpus() == ()
 
 
 def test_a_machine_without_the_library_has_no_gpus(tmp_path):
     (tmp_path / "libnvidia-ml.so.1").write_text("no library at all")
-    program = "from node.donor.gpus import find_gpus; assert find_gpus() == ()"
+    program = "from node.donor.gpus import survey_gpus; assert survey_gpus() == ()"
     environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
     subprocess.run([sys.executable, "-c", program], env=environment, check=True)
 
@@ -112,7 +112,8 @@ def test_what_a_card_does_not_say_is_none(fake_gpus, driver):
 def test_processes_of_others_are_told_from_ours(fake_gpus, driver):
     fake_gpus.change(0, pids="12,13,14")
     assert driver.find_processes("GPU-0") == {12, 13, 14}
-    assert driver.find_foreign_processes("GPU-0", lambda process: process == 13) == {12, 14}
+    found = driver.survey(driver.list_gpus()[0], lambda process: process == 13)
+    assert (found.foreign_processes, found.obstacle) == ({12, 14}, "")
     assert driver.find_processes("GPU-1") == frozenset()
     fake_gpus.fail("nvmlDeviceGetComputeRunningProcesses_v3", 4)
     assert driver.find_processes("GPU-0") == frozenset()

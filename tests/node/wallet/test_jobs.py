@@ -17,7 +17,7 @@ from node.wallet.job_records import list_jobs, load_job
 from node.wallet.jobs import hold_job, open_job, plan_job, resume_job
 from node.wallet.journal import State
 from node.wallet.lots import read_lots
-from node.wallet.offers import matches, read_offers
+from node.wallet.offers import matches, price_offers, read_offers
 from protocol.conversation import (
     Accepted,
     Settled,
@@ -29,7 +29,7 @@ from protocol.conversation import (
     encode_envelope,
 )
 from protocol.metering import JobState, decode_tick
-from protocol.quotes import check_hold
+from protocol.quotes import OfferedGpu, check_hold
 from protocol.receipts import verify_receipt
 from protocol.records import Kind, Output, Transfer
 from tests.node.wallet.scripted_donor import DONOR, DONOR_PUBLIC, SEAL_SEED
@@ -83,6 +83,28 @@ def test_offers_are_filtered_by_conditions(donor):
     assert not matches(offer, "gpu=A100")
     with pytest.raises(UserError, match="condition"):
         matches(offer, "colour=red")
+
+
+def test_conditions_on_a_gpu_hold_for_one_and_the_same(donor):
+    offer = donor.offers[0]._replace(gpus=(OfferedGpu("A100-SXM4-40GB", 42), OfferedGpu("L40S", 48)))
+    assert matches(offer, "gpu=a100 vram>=40 cores>=4")
+    assert matches(offer, "vram>=48")
+    assert not matches(offer, "gpu=A100 vram>=48")
+    assert not matches(offer, "gpu=A100 cores>=99")
+    assert not matches(donor.offers[0], "vram>=1")
+    with pytest.raises(UserError, match="number"):
+        matches(offer, "vram>=much")
+
+
+def test_a_job_for_one_kind_of_gpu_goes_only_where_there_is_no_other(wallet, donor, write_job):
+    spec = write_job(resources="{accelerators: A100}")
+    a100, l40s = OfferedGpu("A100-SXM4-80GB", 85), OfferedGpu("L40S", 48)
+    both, pure = (donor.offers[0]._replace(gpus=gpus) for gpus in ((a100, l40s), (a100,)))
+    (priced,) = price_offers([both, pure], spec)
+    assert priced.offer == pure
+    assert priced.rate.gpus == 1
+    with pytest.raises(UserError, match="another kind"):
+        price_offers([both], spec)
 
 
 def test_credits_of_a_program_buy_only_its_classes_of_jobs(wallet, donor, federation, fund, write_job):
