@@ -29,6 +29,10 @@ ODD = 0x9E3779B97F4A7C15
 ROWS_AT_ONCE = 256
 
 
+class Fault(Exception):
+    """A device does not do what it claims."""
+
+
 class Device:
     """One device under test. `fault` stays empty as long as it does what it claims."""
 
@@ -53,7 +57,7 @@ class Device:
             try:
                 step()
             except Exception as error:
-                self.fault = f"{type(error).__name__}: {error}"[:200]
+                self.fault = str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {error}"[:200]
                 self._blocks.clear()
 
     def fill(self) -> None:
@@ -75,7 +79,7 @@ class Device:
         for block, key in self._blocks:
             self._arrays.bitwise_xor(block, self._base, out=self._scratch)
             if not bool((self._scratch == key).all()):
-                raise ValueError("its memory gives back other words than were stored")
+                raise Fault("its memory gives back other words than were stored")
         self.verified_bytes = (len(self._blocks) + 2) * self._task["block_bytes"]
         self._blocks.clear()
         del self._base, self._scratch
@@ -92,7 +96,7 @@ class Device:
         result = arrays.asnumpy(product) if hasattr(arrays, "asnumpy") else product
         vector = numpy.random.default_rng(self._task["seed"] + 1).choice([-1.0, 1.0], size)
         if not numpy.array_equal(apply(result, vector), apply(left, apply(right, vector))):
-            raise ValueError("it computes wrongly")
+            raise Fault("it computes wrongly")
 
     def copy(self) -> None:
         """Time a copy from memory to memory: each byte is read once and written once."""

@@ -6,10 +6,13 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from node.cli import run
 from node.donor.calibrate import (
     RUNTIME_FOR_CORES,
     RUNTIME_FOR_GPUS,
@@ -131,6 +134,31 @@ async def test_what_a_repetition_finds_holds_from_now_on(bench, tmp_path):
     with pytest.raises(UserError, match="no GPU can be lent"):
         await bench(home=home, claims=2 * MEMORY)
     assert bench.lent == set()
+
+
+def test_the_command_measures_the_cards_that_were_set_up(
+    fake_gpus, fake_node, device_files, numpy_runtime, monkeypatch, capsys, tmp_path
+):
+    fake_gpus.set_up(2, memory=MEMORY)
+    (numpy_runtime.directory / "cards.json").write_text(
+        json.dumps({"GPU-0": {"memory": MEMORY}, "GPU-1": {"memory": MEMORY, "wrong": 1}})
+    )
+    monkeypatch.setattr("node.served_charter.NodeClient", lambda place: nullcontext(fake_node))
+    monkeypatch.setattr("node.donor.runtimes.build_runtime", lambda *given: numpy_runtime)
+    monkeypatch.setattr("node.donor.calibrate.GPU_WORKLOAD", SMALL)
+    monkeypatch.setattr("node.donor.executors.devices.DevicePool", partial(DevicePool, devices=device_files))
+    home = ["--home", str(tmp_path)]
+    assert run(["donor", "setup", "--node", "http://node", "--memory", "1", "-y", *home]) == 0
+    assert run(["donor", "selftest", *home]) == 0
+    printed = capsys.readouterr()
+    assert "GPU A100-SXM4-80GB GPU-1: not lent, it computes wrongly" in printed.out
+    assert "GPU A100-SXM4-80GB GPU-0: weight 1" in printed.out
+    score = DonorHome(tmp_path / "donor").load_score()
+    assert score is not None
+    assert [gpu.uuid for gpu in score.sound_gpus] == ["GPU-0"]
+    fake_gpus.set_up(1, memory=MEMORY)
+    assert run(["donor", "selftest", *home]) == 1
+    assert "GPU-1" in capsys.readouterr().err
 
 
 async def test_cores_are_measured_by_the_same_program(make_sandbox, numpy_runtime):
