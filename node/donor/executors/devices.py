@@ -15,8 +15,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
+import trio
+
 from node.donor.executors.executor import JobNotStarted
-from node.donor.gpus import Gpu, GpuDriver, is_descendant
+from node.donor.gpus import Activity, Gpu, GpuDriver, is_descendant
 
 DEVICES = Path("/dev")
 SAMPLE_SECONDS = 1.0
@@ -71,15 +73,6 @@ class DevicePool:
                 self._owners[gpu.uuid] = job_id
         return chosen
 
-    def retake(self, job_id: str, uuids: Collection[str]) -> tuple[Gpu, ...]:
-        """The cards of a job that ran before the agent was interrupted: it has them still, whatever their state."""
-        if not uuids or self._driver is None:
-            return ()
-        with self._lock:
-            assert all(self._owners.get(uuid, job_id) == job_id for uuid in uuids), "a card belongs to one job"
-            self._owners.update(dict.fromkeys(uuids, job_id))
-            return tuple(gpu for gpu in self._driver.list_gpus() if gpu.uuid in uuids)
-
     def release(self, job_id: str) -> None:
         """The job has no process any more."""
         with self._lock:
@@ -127,9 +120,9 @@ class DevicePool:
             (("CUDA_VISIBLE_DEVICES", uuids), ("NVIDIA_VISIBLE_DEVICES", uuids)),
         )
 
-    def make_books(self, gpus: Collection[Gpu]) -> DeviceBooks | None:
-        """The books of a job that begins now; none without cards."""
-        return DeviceBooks(self._driver, [gpu.uuid for gpu in gpus]) if gpus and self._driver is not None else None
+    def make_books(self, gpus: Collection[Gpu]) -> DeviceBooks:
+        """The books of a job with these cards, perhaps none."""
+        return DeviceBooks(self._driver, [gpu.uuid for gpu in gpus])
 
     def _find_free(self) -> tuple[list[Gpu], list[str]]:
         """Lent cards that can be given, and why some can't."""
@@ -158,23 +151,25 @@ class DevicePool:
 
 
 class DeviceBooks:
-    """What one job's cards did for it, from `start` on, without suspensions.
+    """What one job's cards did for it, from `watch` on, without suspensions; nothing for a job without cards.
 
     Busy time is a sample: each look counts the share of time in which a card computed for the time since the look
     before. Energy is exact where every card of the job counts it, else none. Calls block for milliseconds; any thread
     may make them.
     """
 
-    def __init__(self, driver: GpuDriver, uuids: Collection[str], now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, driver: GpuDriver | None, uuids: Collection[str], now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._driver = driver
-        self._uuids = tuple(uuids)
+        self._uuids = tuple(uuids) if driver is not None else ()
         self._now = now
         self._lock = threading.Lock()
         self._is_running = False
         self._last_at = 0.0
         self._last_energy: dict[str, int | None] = {}
-        self._busy_ms: float | None = 0.0
-        self._energy_millijoules: int | None = 0
+        self._busy_ms: float | None = 0.0 if self._uuids else None
+        self._energy_millijoules: int | None = 0 if self._uuids else None
 
     @property
     def gpu_busy_ms(self) -> int | None:
@@ -186,13 +181,26 @@ class DeviceBooks:
         """What they took, summed over them; none once a card did not tell."""
         return None if self._energy_millijoules is None else self._energy_millijoules // 1000
 
+    async def watch(self) -> None:
+        """Keep the books until cancelled; a last look is taken then."""
+        if not self._uuids:
+            return
+        await trio.to_thread.run_sync(self.resume)
+        try:
+            while True:
+                await trio.sleep(SAMPLE_SECONDS)
+                await trio.to_thread.run_sync(self.sample)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self.suspend)
+
     def resume(self) -> None:
         """The job computes from now on. Has no effect when it does already."""
         with self._lock:
             if not self._is_running:
                 self._is_running = True
                 self._last_at = self._now()
-                self._last_energy = {uuid: self._driver.read_activity(uuid).energy_millijoules for uuid in self._uuids}
+                self._last_energy = {uuid: self._read(uuid).energy_millijoules for uuid in self._uuids}
 
     def suspend(self) -> None:
         """What follows is not the job's, until `resume`."""
@@ -210,10 +218,14 @@ class DeviceBooks:
             return
         now = self._now()
         for uuid in self._uuids:
-            activity = self._driver.read_activity(uuid)
+            activity = self._read(uuid)
             self._add_busy(activity.utilisation_percent, (now - self._last_at) * 1000)
             self._add_energy(uuid, activity.energy_millijoules)
         self._last_at = now
+
+    def _read(self, uuid: str) -> Activity:
+        assert self._driver is not None
+        return self._driver.read_activity(uuid)
 
     def _add_busy(self, utilisation_percent: int | None, passed_ms: float) -> None:
         if utilisation_percent is None or self._busy_ms is None:

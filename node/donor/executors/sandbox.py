@@ -35,7 +35,7 @@ from typing import TypeVar
 import trio
 
 from node.donor.executors import cgroups, launch, workspace
-from node.donor.executors.devices import SAMPLE_SECONDS, DeviceBooks, DevicePool
+from node.donor.executors.devices import DeviceBooks, DevicePool
 from node.donor.executors.executor import (
     EndState,
     JobCommand,
@@ -76,10 +76,10 @@ class RunningJob:
         group: cgroups.JobGroup | None,
         log: workspace.BoundedLog,
         limits: Limits,
-        devices: DeviceBooks | None = None,
+        devices: DeviceBooks,
     ) -> None:
         self.end_state: EndState | None = None
-        self._devices = devices
+        self.devices = devices
         self._process = process
         self._group = group
         self._log = log
@@ -110,8 +110,8 @@ class RunningJob:
                 wall_ms=round((time.monotonic() - self._started_at) * 1000),
                 cpu_us=None if cpu_us is None else cpu_us - self._cpu_us_before,
                 memory_peak_bytes=self._read_memory_peak_bytes(),
-                gpu_busy_ms=None if self._devices is None else self._devices.gpu_busy_ms,
-                energy_joules=None if self._devices is None else self._devices.energy_joules,
+                gpu_busy_ms=self.devices.gpu_busy_ms,
+                energy_joules=self.devices.energy_joules,
             )
         except FileNotFoundError:  # `run` was cancelled, and the counters are gone
             pass
@@ -151,19 +151,6 @@ class RunningJob:
                 self.end("out_of_memory")
                 return
             await trio.sleep(_WATCH_SECONDS)
-
-    async def watch_devices(self) -> None:
-        """Keeps the books of the job's GPUs, from its first instruction to its last."""
-        devices = self._devices
-        if devices is None:
-            return
-        await trio.to_thread.run_sync(devices.resume)
-        try:
-            while True:
-                await trio.sleep(SAMPLE_SECONDS)
-                await trio.to_thread.run_sync(devices.sample)
-        finally:
-            await _shielded(lambda: trio.to_thread.run_sync(devices.suspend))
 
     def _read_memory_peak_bytes(self) -> int:
         """What the group counted, or else the highest of the sums that the watch took."""
@@ -392,7 +379,7 @@ async def _wait(job: RunningJob, process: SandboxProcess, limits: Limits) -> int
     async with trio.open_nursery() as nursery:
         nursery.start_soon(job.read_log)
         nursery.start_soon(job.watch_memory)
-        nursery.start_soon(job.watch_devices)
+        nursery.start_soon(job.devices.watch)
         with trio.move_on_after(limits.wall_seconds) as scope:
             await process.wait_end()
         if scope.cancelled_caught:

@@ -79,14 +79,6 @@ def test_a_card_belongs_to_one_job_at_a_time(driver):
     assert get_uuids(pool.reserve("four", 1)) == ["GPU-0"]
 
 
-def test_a_job_that_goes_on_after_a_restart_keeps_its_cards(driver):
-    pool = DevicePool(driver, ["GPU-0", "GPU-1"])
-    assert get_uuids(pool.retake("old", ["GPU-0"])) == ["GPU-0"]
-    assert get_uuids(pool.reserve("new", 1)) == ["GPU-1"]
-    pool.release("old")
-    assert pool.count_free() == 1
-
-
 @pytest.mark.parametrize(
     ("values", "told"),
     [
