@@ -115,7 +115,7 @@ class Agent:
         """Sweep, take up every unfinished job, then serve until told to finish."""
         await self._executor.sweep()
         settings = self.settings
-        lent = Share(settings.cores, settings.memory_bytes, settings.disk_bytes, 0)
+        lent = Share(settings.cores, settings.memory_bytes, settings.disk_bytes, len(self.score.sound_gpus))
         self.machine = Machine(lent, self._executor.is_disk_in_memory)
         async with trio.open_nursery() as nursery:
             for job in JobFile.load_all(self.home.jobs):

@@ -271,6 +271,7 @@ class FakeNode:
 DONOR_KEY = Ed25519PrivateKey.from_private_bytes(bytes([9]) * 32)
 SEAL_SEED = bytes([8]) * 32
 WEIGHT = 1000
+SCORE = donor_settings.Score(WEIGHT, 1.0, 1.0, 1.0, 0)
 
 
 SETTINGS = donor_settings.Settings(
@@ -300,13 +301,13 @@ def donor_home(tmp_path):
 
 
 @asynccontextmanager
-async def _run_agent(home, fake_node):
+async def _run_agent(home, fake_node, score=SCORE, devices=None):
     """An agent that serves, and has published its offer; stopped as by `kill -9` at the end of the block."""
-    sandbox = Sandbox(home.sandbox)
+    sandbox = Sandbox(home.sandbox, devices=devices)
     agent = Agent(
         home,
         SETTINGS,
-        donor_settings.Score(WEIGHT, 1.0, 1.0, 1.0, 0),
+        score,
         fake_node.charter,
         DONOR_KEY,
         SEAL_SEED,
@@ -347,7 +348,7 @@ def write_job(tmp_path):
 @pytest.fixture
 def start_agent(donor_home, fake_node):
     """`async with start_agent() as agent`, as often as wanted, one after the other."""
-    return lambda: _run_agent(donor_home, fake_node)
+    return lambda **changes: _run_agent(donor_home, fake_node, **changes)
 
 
 @pytest.fixture
