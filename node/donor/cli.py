@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from node.donor.cli_machine import DIRECTORY_NAME, RUNTIME_DEFAULT, RUNTIME_FOR_GPUS, doctor, open_donor, selftest
+from node.donor.cli_machine import DIRECTORY_NAME, doctor, open_donor, selftest
 from node.errors import UserError
 from node.terminal import confirm, emit, home_option, json_option, yes_option
 
@@ -46,7 +46,9 @@ def group() -> None:
 @click.option("--class", "job_classes", multiple=True, help="Classes of jobs to take. Default: batch.")
 @click.option("--tick", "tick_seconds", type=click.IntRange(1, 600), default=30, show_default=True,
               help="Seconds between two readings of the meter.")  # fmt: skip
-@click.option("--runtime", "runtimes", multiple=True, help=f"Packages to offer. Default: {RUNTIME_DEFAULT}.")
+@click.option(
+    "--runtime", "runtimes", multiple=True, help="Packages to offer. Default: python-ml, and with GPUs python-gpu."
+)
 @passphrase_option
 @yes_option
 @json_option
@@ -72,6 +74,7 @@ def setup(
     """
     import platform
 
+    from node.donor.calibrate import RUNTIME_FOR_CORES, RUNTIME_FOR_GPUS
     from node.donor.devices import find_machine
     from node.donor.doctor import choose_lendable_gpus
     from node.donor.enrolling import make_donor
@@ -84,6 +87,7 @@ def setup(
     found = find_machine(donor_home.directory)
     _check_lendable(found, memory_gb, disk_gb, runtimes)
     gpus = choose_lendable_gpus(found.gpus, gpu_count)
+    usual_runtimes = [RUNTIME_FOR_CORES, RUNTIME_FOR_GPUS] if gpus else [RUNTIME_FOR_CORES]
     settings = Settings(
         node_url=node_url,
         machine=machine or platform.node() or "machine",
@@ -91,7 +95,7 @@ def setup(
         memory_bytes=round(memory_gb * BYTES_PER_GB) if memory_gb else round(found.memory_bytes * MEMORY_SHARE),
         disk_bytes=round(disk_gb * BYTES_PER_GB) if disk_gb else round(found.disk_free_bytes * DISK_SHARE),
         job_classes=sorted(set(job_classes or ("batch",))),
-        runtimes=sorted(set(runtimes or ((RUNTIME_DEFAULT, RUNTIME_FOR_GPUS) if gpus else (RUNTIME_DEFAULT,)))),
+        runtimes=sorted(set(runtimes or usual_runtimes)),
         tick_seconds=tick_seconds,
         gpus=gpus,
     )

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from node.donor.settings import DonorHome, Score
 
 DIRECTORY_NAME = "donor"
-RUNTIME_DEFAULT = "python-ml"
-RUNTIME_FOR_GPUS = "python-gpu"
 EXIT_FAILED = 1
 
 

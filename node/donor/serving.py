@@ -15,7 +15,7 @@ from node.donor.executors.devices import DevicePool
 from node.donor.executors.sandbox import Sandbox
 from node.donor.gpus import GpuDriver
 from node.donor.runtimes import load_runtimes
-from node.donor.settings import DonorHome
+from node.donor.settings import DonorHome, Score, Settings
 from node.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -36,10 +36,7 @@ async def serve(home: DonorHome, passphrase_file: Path | None) -> None:
         raise UserError(f"runtimes that donor.toml offers are not built ({', '.join(missing)}): run the self-test")
     key = load_donor_key(home, passphrase_file)
     link = NodeClient(settings.node_url)
-    # What failed the self-test is not lent, and what was never measured has no price.
-    lent = [gpu.uuid for gpu in score.sound_gpus if gpu.uuid in settings.gpus]
-    if len(lent) != len(score.sound_gpus) or set(settings.gpus) - {gpu.uuid for gpu in score.gpus}:
-        raise UserError("donor.toml lends other GPUs than were measured: run `allmende donor selftest`")
+    lent = find_lent_gpus(settings, score)
     sandbox = Sandbox(home.sandbox, devices=DevicePool(GpuDriver.open() if lent else None, lent))
     agent = Agent(
         home,
@@ -61,6 +58,17 @@ async def serve(home: DonorHome, passphrase_file: Path | None) -> None:
     finally:
         sandbox.close()
         link.close()
+
+
+def find_lent_gpus(settings: Settings, score: Score) -> list[str]:
+    """UUIDs of the cards to lend: those of the settings that passed the self-test.
+
+    Raises: UserError when others were measured: a card that never was has no weight, and one that is not lent any
+    more may have set the machine's.
+    """
+    if set(settings.gpus) != {gpu.uuid for gpu in score.gpus}:
+        raise UserError("donor.toml lends other GPUs than were measured: run `allmende donor selftest`")
+    return [gpu.uuid for gpu in score.sound_gpus]
 
 
 async def _stop_on_signal(agent: Agent, scope: trio.CancelScope) -> None:

@@ -24,7 +24,7 @@ DEVICES = Path("/dev")
 SAMPLE_SECONDS = 1.0
 """Time between two looks at what a card does: the cards average over up to a second themselves."""
 _SHARED = ("nvidiactl", "nvidia-uvm")
-_SHARED_OPTIONAL = ("nvidia-uvm-tools", "nvidia-modeset")
+_SHARED_OPTIONAL = ("nvidia-uvm-tools",)
 
 
 class DeviceFiles(NamedTuple):

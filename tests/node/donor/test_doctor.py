@@ -10,6 +10,7 @@ import pytest
 from node.cli import run
 from node.donor.devices import find_machine
 from node.donor.doctor import choose_lendable_gpus, examine
+from node.donor.serving import find_lent_gpus
 from node.donor.settings import DonorHome, GpuScore, Score, Settings
 from node.errors import UserError
 from tests.node.donor.fake_gpus import A100_BYTES
@@ -84,6 +85,14 @@ def test_only_sound_cards_are_chosen_for_lending(fake_gpus, tmp_path):
     assert choose_lendable_gpus(found, 0) == choose_lendable_gpus((), None) == []
     with pytest.raises(UserError, match=r"has 2 GPUs that can be lent, not 3 \(GPU-1: .*Xid 79"):
         choose_lendable_gpus(found, 3)
+
+
+def test_the_agent_lends_what_passed_the_self_test_and_asks_for_one_when_others_are_named(home):
+    settings = home.load_settings()
+    assert find_lent_gpus(settings, make_score("", "it computes wrongly", "")) == ["GPU-0", "GPU-2"]
+    for score in (make_score("", ""), make_score("", "", "", ""), make_score()):
+        with pytest.raises(UserError, match="selftest"):
+            find_lent_gpus(settings, score)
 
 
 def test_set_up_shows_the_cards_and_lends_them(fake_gpus, fake_node, monkeypatch, capsys, tmp_path):
