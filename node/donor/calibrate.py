@@ -4,7 +4,7 @@ A weight compares a device with the reference GPU (weight 1000) by three figures
 memory M. What a driver or a data sheet claims is a hint; what was measured is the evidence: the effective weight is
 the lower of the charter's rate for the device's name, where it has one, and of the measurement. A machine with GPUs
 is measured on all those that it lends at once and weighs what the weakest of them does, as any job may get that one;
-for a machine without, T is the throughput of a float32 matrix product on its cores (spec 12.9).
+for a machine without, T is the throughput of a float32 matrix product on its cores (spec 12.10).
 """
 
 from __future__ import annotations

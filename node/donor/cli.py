@@ -1,4 +1,4 @@
-"""The commands of a donor: set up, measure, start, pause, finish. What will run is shown before anything does."""
+"""The commands of a donor: set up, measure, start. What will run is shown before anything does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from node.donor.cli_machine import DIRECTORY_NAME, doctor, open_donor, selftest
+from node.donor.cli_jobs import earnings, jobs, status
+from node.donor.cli_machine import doctor, selftest
+from node.donor.cli_owner import finish, pause, resume, uninstall
+from node.donor.cli_prefs import allow, deny, prefs
 from node.errors import UserError
 from node.terminal import confirm, emit, home_option, json_option, yes_option
 
@@ -31,7 +34,7 @@ passphrase_option = click.option(
 
 @click.group()
 def group() -> None:
-    """Lend a machine: set-up, self-test, start, pause, finish."""
+    """Lend a machine: when, to whom, and what it earns."""
 
 
 @group.command()
@@ -78,7 +81,7 @@ def setup(
     from node.donor.devices import find_machine
     from node.donor.doctor import choose_lendable_gpus
     from node.donor.enrolling import make_donor
-    from node.donor.settings import DonorHome, Settings
+    from node.donor.settings import DIRECTORY_NAME, DonorHome, Settings
     from node.served_charter import fetch_charter
 
     donor_home = DonorHome(home / DIRECTORY_NAME)
@@ -88,6 +91,8 @@ def setup(
     _check_lendable(found, memory_gb, disk_gb, runtimes)
     gpus = choose_lendable_gpus(found.gpus, gpu_count)
     usual_runtimes = [RUNTIME_FOR_CORES, RUNTIME_FOR_GPUS] if gpus else [RUNTIME_FOR_CORES]
+    served = fetch_charter(node_url, federation)
+    founded, newest = served.founded, served.charters[max(served.charters)]
     settings = Settings(
         node_url=node_url,
         machine=machine or platform.node() or "machine",
@@ -98,9 +103,9 @@ def setup(
         runtimes=sorted(set(runtimes or usual_runtimes)),
         tick_seconds=tick_seconds,
         gpus=gpus,
+        acceptable_use=newest.policy.acceptable_use.hex(),
     )
     settings.check()
-    founded = fetch_charter(node_url, federation).founded
     if not yes:
         for line in _iterate_consent(donor_home, settings, found, founded.charter.fields.name):
             click.echo(line, err=True)
@@ -143,12 +148,14 @@ def _iterate_consent(donor_home: DonorHome, settings: Settings, found: Machine, 
             yield f"  GPU            {what}, whole, to one job at a time"
         else:
             yield f"  Not lent       {what}{': ' if one.obstacle else ''}{one.obstacle}"
+    yield f"  Use policy     SHA-256 {settings.acceptable_use[:16]}...; the institution gives you the text"
     yield "  Can't reach    the network, your files, your other processes, your rights (`selftest` checks it)"
     yield "  Risk           nobody can promise that a sandbox has no hole; lend no machine that holds secrets"
     yield f"  Talks to       {settings.node_url} only; no port is opened on this machine"
-    yield f"  Keeps          everything in {donor_home.directory}; remove that folder and nothing is left"
+    yield f"  Keeps          everything in {donor_home.directory}; `allmende donor uninstall` leaves nothing"
     yield f"  Trust          you trust a payer with {settings.tick_seconds} s of work at a time"
-    yield "  To stop        `allmende donor pause` or Ctrl-C ends jobs at once; `finish` completes them"
+    yield "  To stop        `allmende donor pause` stops jobs at once, Ctrl-C ends them, `finish` completes them"
+    yield "  To choose      hours, limits and who may use it: `allmende donor prefs`"
     yield ""
 
 
@@ -156,12 +163,16 @@ def _iterate_consent(donor_home: DonorHome, settings: Settings, found: Machine, 
 @home_option
 @passphrase_option
 def start(home: Path, passphrase_file: Path | None) -> None:
-    """Offer this machine and run jobs, until `finish` or Ctrl-C. Unfinished jobs are taken up first."""
+    """Offer this machine and run jobs, until `finish` or Ctrl-C. Unfinished jobs are taken up first.
+
+    Example: allmende donor start
+    """
     import logging
 
     import trio
 
     from node.donor.serving import serve
+    from node.donor.settings import open_donor
     from node.files import lock_directory
 
     donor_home = open_donor(home)
@@ -173,66 +184,5 @@ def start(home: Path, passphrase_file: Path | None) -> None:
         trio.run(serve, donor_home, passphrase_file)
 
 
-@group.command()
-@home_option
-def pause(home: Path) -> None:
-    """Give my machine back: end running jobs at once and take no more, until `resume` or the next `start`."""
-    open_donor(home).write_wish("pause")
-    click.echo("The agent ends its jobs within a second; what they did since their last checkpoint is not charged.")
-
-
-@group.command()
-@home_option
-def resume(home: Path) -> None:
-    """Take jobs again after `pause`."""
-    open_donor(home).write_wish("run")
-    click.echo("The agent takes jobs again.")
-
-
-@group.command()
-@home_option
-def finish(home: Path) -> None:
-    """Complete the current job, take no more, then stop the agent."""
-    open_donor(home).write_wish("finish")
-    click.echo("The agent stops when the current job is done and settled.")
-
-
-@group.command()
-@home_option
-@json_option
-def status(home: Path, as_json: bool) -> None:
-    """Show what is lent, the last jobs, and what they earned."""
-    from node.donor.enrolling import read_address
-    from node.donor.job_file import SETTLED, JobFile
-    from protocol.credits import format_credits
-    from protocol.records import Settle, decode_record
-
-    donor_home = open_donor(home)
-    settings, score = donor_home.load_settings(), donor_home.load_score()
-    federation = donor_home.load_charter().charter.federation
-    jobs = []
-    for job in JobFile.load_all(donor_home.jobs):
-        document = job.document
-        body = decode_record(federation, document.settle).body if document.settle else None
-        paid = body.amount if document.state == SETTLED and isinstance(body, Settle) else None
-        jobs.append({"job": document.conversation[:10], "state": document.state, "paid_millicredits": paid})
-    earned = sum(job["paid_millicredits"] or 0 for job in jobs if isinstance(job["paid_millicredits"], int))
-    document_out = {
-        "address": read_address(donor_home),
-        "machine": settings.machine,
-        "wish": donor_home.read_wish(),
-        "weight": score.weight if score else None,
-        "earned_millicredits": earned,
-        "jobs": jobs,
-    }
-    lines = [
-        f"{settings.machine}: {document_out['wish']}, weight {document_out['weight'] or 'not measured'}",
-        f"Address: {document_out['address']}",
-        f"Earned here: {format_credits(earned)} credits in {len(jobs)} jobs",
-        *(f"  {job['job']}  {job['state']}" for job in jobs[-10:]),
-    ]
-    emit(document_out, lines, as_json)
-
-
-for command in (selftest, doctor):
+for command in (selftest, doctor, pause, resume, finish, prefs, allow, deny, status, jobs, earnings, uninstall):
     group.add_command(command)

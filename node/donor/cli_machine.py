@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from node.donor.doctor import Check
     from node.donor.settings import DonorHome, Score
 
-DIRECTORY_NAME = "donor"
 EXIT_FAILED = 1
 
 
@@ -30,6 +29,8 @@ def selftest(home: Path, quick: bool, as_json: bool) -> None:
     """
     import msgspec
     import trio
+
+    from node.donor.settings import open_donor
 
     donor_home = open_donor(home)
     score, built = trio.run(_test, donor_home, quick)
@@ -122,7 +123,7 @@ def doctor(context: click.Context, home: Path, as_json: bool) -> None:
     import msgspec
 
     from node.donor.doctor import examine
-    from node.donor.settings import DonorHome
+    from node.donor.settings import DIRECTORY_NAME, DonorHome
 
     checks = list(examine(DonorHome(home / DIRECTORY_NAME)))
     failed = sum(check.state == "failed" for check in checks)
@@ -136,15 +137,6 @@ def doctor(context: click.Context, home: Path, as_json: bool) -> None:
 def _describe_check(check: Check) -> list[str]:
     lines = [f"{check.state:8}{check.name}: {check.actual}"]
     return [*lines, f"{'':8}remedy: {check.remedy}"] if check.remedy else lines
-
-
-def open_donor(home: Path) -> DonorHome:
-    """The donor's home below `home`. Raises: UserError when none is set up there."""
-    from node.donor.settings import DonorHome
-
-    donor_home = DonorHome(home / DIRECTORY_NAME)
-    donor_home.check_exists()
-    return donor_home
 
 
 def _tell(text: str) -> None:

@@ -37,7 +37,8 @@ async def serve(home: DonorHome, passphrase_file: Path | None) -> None:
     key = load_donor_key(home, passphrase_file)
     link = NodeClient(settings.node_url)
     lent = find_lent_gpus(settings, score)
-    sandbox = Sandbox(home.sandbox, devices=DevicePool(GpuDriver.open() if lent else None, lent))
+    devices = DevicePool(GpuDriver.open() if lent else None, lent)
+    sandbox = Sandbox(home.sandbox, devices=devices)
     agent = Agent(
         home,
         settings,
@@ -48,6 +49,7 @@ async def serve(home: DonorHome, passphrase_file: Path | None) -> None:
         link,
         sandbox,
         runtimes,
+        gpus=devices,
     )
     log.info("donor %s, node %s", agent.address, settings.node_url)
     try:

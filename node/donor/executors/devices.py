@@ -1,7 +1,7 @@
 """Which GPUs are lent, which job has which of them now, and what each job takes of its own.
 
 A job is given whole cards, and nobody else's: it sees the device files of its own cards alone, so no setting of its
-own leads to another. Only cards that are lent, whole, sound and in nobody else's use are given (spec 12.9). The books
+own leads to another. Only cards that are lent, whole, sound and in nobody else's use are given (spec 12.10). The books
 of a job's cards are kept here, too: energy from the cards' own counters, busy time by looking often.
 """
 
@@ -97,12 +97,12 @@ class DevicePool:
         with self._lock:
             return len(self._find_free()[0])
 
-    def find_foreign_processes(self) -> frozenset[int]:
-        """Processes on lent cards that are not of our jobs: the owner, or another program, is at work there."""
-        if self._driver is None:
-            return frozenset()
-        found = [self._driver.find_processes(uuid) for uuid in self._lent]
-        return frozenset(process for process in frozenset().union(*found) if not self._is_ours(process))
+    def list_foreign_processes(self) -> tuple[int, ...]:
+        """Ids of processes on lent cards that are not of our jobs: the owner, or another program, is at work there."""
+        found = (
+            {process for uuid in self._lent for process in self._driver.find_processes(uuid)} if self._driver else ()
+        )
+        return tuple(sorted(process for process in found if not self._is_ours(process)))
 
     def build_files(self, gpus: Collection[Gpu]) -> DeviceFiles:
         """What has to be let through for these cards. Raises: JobNotStarted when a file is missing or closed."""

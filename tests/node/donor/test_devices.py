@@ -99,14 +99,14 @@ def test_a_card_that_is_not_sound_whole_and_free_is_given_to_nobody(fake_gpus, d
 
 def test_our_own_processes_on_a_card_are_not_foreign(fake_gpus, driver):
     fake_gpus.change(0, pids=f"{os.getpid()},1")
-    assert DevicePool(driver, ["GPU-0"]).find_foreign_processes() == {1}
+    assert DevicePool(driver, ["GPU-0"]).list_foreign_processes() == (1,)
     assert DevicePool(driver, ["GPU-0"], is_ours=lambda process: True).count_free() == 1
 
 
 def test_what_is_not_lent_is_not_given(driver, fake_gpus):
     pool = DevicePool(driver, ["GPU-3"])
     fake_gpus.change(0, pids="1")
-    assert pool.find_foreign_processes() == frozenset()
+    assert pool.list_foreign_processes() == ()
     assert get_uuids(pool.reserve("one", 1)) == ["GPU-3"]
     assert DevicePool(None).reserve("job", 0) == ()
     with pytest.raises(JobNotStarted, match="0 of 0 are free"):
