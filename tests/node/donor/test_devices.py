@@ -177,6 +177,24 @@ async def test_the_usage_of_a_job_holds_the_energy_of_its_cards(fake_gpus, drive
     assert 0 < usage.gpu_busy_ms <= 2 * usage.wall_ms + 100
 
 
+async def test_what_the_cards_take_while_their_job_stands_still_is_not_in_its_usage(
+    fake_gpus, driver, device_files, make_sandbox
+):
+    fake_gpus.change(0, energy=0, utilisation=100)
+    sandbox = await make_sandbox(DevicePool(driver, ["GPU-0"], devices=device_files))
+    async with trio.open_nursery() as nursery:
+        handle = await nursery.start(sandbox.run, "job", JobCommand("sleep 60", 0, {}), make_limits(1))
+        with trio.fail_after(20):
+            while not handle.usage().gpu_busy_ms:
+                await trio.sleep(0.05)
+        handle.suspend()
+        fake_gpus.change(0, energy=50_000)
+        handle.resume()
+        fake_gpus.change(0, energy=52_000)
+        handle.stop()
+    assert handle.usage().energy_joules == 2
+
+
 class Clock:
     seconds = 0.0
 
