@@ -1,33 +1,30 @@
-"""Which machines donors lend now, and which one does a job for the least.
+"""Which machines donors lend now, and what is known of those donors.
 
 An offer is believed only with its donor's signature; that a member of the federation vouches for the donor is checked
-by all members when the money is put aside. Prices are computed here, from the offer alone.
+by all members when the money is put aside. Who that member is the node says, and it decides nothing but the order.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+from node.addresses import Kind, encode_address
 from node.errors import UserError
-from protocol.errors import InvalidInput, Rejected
+from node.wallet.matching import KnownOffer
+from protocol.errors import InvalidInput
 from protocol.metering import Rate, compute_charge
-from protocol.quotes import Offer, OfferedGpu, QuoteRequest, check_request_fits, compute_rate, decode_offer
+from protocol.quotes import Offer, OfferedGpu, decode_offer
 
 if TYPE_CHECKING:
-    from node.wallet.job_spec import JobSpec
+    from node import api
     from node.wallet.wallet import Wallet
 
+ADDRESS_START = 12
+"""So many characters of a donor's address name it, too."""
+
 _FILTER = re.compile(r"(gpu|vram|cores|memory|disk|weight|runtime|machine)\s*(>=|=)\s*([\w.+-]+)")
-
-
-class PricedOffer(NamedTuple):
-    """An offer that fits a job, and the most that the job could cost there."""
-
-    offer: Offer
-    rate: Rate
-    amount_max: int
-    runtime: bytes
 
 
 def read_offers(wallet: Wallet) -> list[Offer]:
@@ -41,6 +38,40 @@ def read_offers(wallet: Wallet) -> list[Offer]:
         if offer.valid_until >= wallet.now():
             found.append(offer)
     return sorted(found, key=lambda offer: (compute_hourly_charge(offer), offer.machine, offer.donor_key))
+
+
+def ask_about_donors(wallet: Wallet, offers: Iterable[Offer]) -> list[KnownOffer]:
+    """The offers with what the node knows of their donors: one question for each donor."""
+    accounts: dict[bytes, api.Account] = {}
+    found = []
+    for offer in offers:
+        if offer.donor_key not in accounts:
+            donor = encode_address(Kind.ACCOUNT, offer.compute_donor(wallet.federation))
+            accounts[offer.donor_key] = wallet.client.get_account(donor)
+        found.append(KnownOffer(offer, _find_member(accounts[offer.donor_key], offer)))
+    return found
+
+
+def _find_member(donor: api.Account, offer: Offer) -> int:
+    record = encode_address(Kind.RECORD, offer.sponsor)
+    return next((one.member for one in donor.sponsorships if one.record == record), 0)
+
+
+def find_own_members(account: api.Account) -> frozenset[int]:
+    """The members that have enrolled the payer, and still do."""
+    return frozenset(one.member for one in account.enrolments if not 0 < one.until_epoch < account.epoch)
+
+
+def get_member_name(wallet: Wallet, number: int) -> str:
+    """What the charter calls the member."""
+    names = {member.number: member.name for member in wallet.charter.fields.members}
+    return names.get(number, "an unknown member")
+
+
+def is_named(wallet: Wallet, offer: Offer, who: str) -> bool:
+    """Whether `who` names the offer's donor: its address, the start of it, or its machine."""
+    address = encode_address(Kind.ACCOUNT, offer.compute_donor(wallet.federation))
+    return who == offer.machine or address == who or (len(who) >= ADDRESS_START and address.startswith(who))
 
 
 def compute_hourly_charge(offer: Offer) -> int:
@@ -89,59 +120,3 @@ def _compare(name: str, found: float, relation: str, wanted: str) -> bool:
     except ValueError:
         raise UserError(f"{name}{relation}{wanted}: a number is needed") from None
     return found >= number if relation == ">=" else found == number
-
-
-def price_offers(offers: list[Offer], spec: JobSpec) -> list[PricedOffer]:
-    """The offers that can do the job, cheapest first. Raises: UserError that says why none can."""
-    fitting: list[PricedOffer] = []
-    reasons: list[str] = []
-    for offer in offers:
-        try:
-            fitting.append(_price(offer, spec))
-        except Rejected as rejection:
-            reasons.append(rejection.detail)
-        except UserError as error:
-            reasons.append(str(error))
-    if not fitting:
-        if not offers:
-            raise UserError("no donor offers a machine at the moment: try again later (`allmende offers`)")
-        raise UserError(f"none of {len(offers)} offered machines can run this job: {'; '.join(reasons[:3])}")
-    return sorted(fitting, key=lambda priced: (priced.amount_max, priced.offer.donor_key))
-
-
-def _price(offer: Offer, spec: JobSpec) -> PricedOffer:
-    runtime = b""
-    if spec.runtime is not None:
-        digests = {runtime.name: runtime.digest for runtime in offer.runtimes}
-        if spec.runtime not in digests:
-            names = ", ".join(digests) or "none"
-            raise UserError(f"{offer.machine} does not have the runtime {spec.runtime} (it has: {names})")
-        runtime = digests[spec.runtime]
-    # Which of its GPUs a job gets is the donor's choice, so all must be of the kind.
-    if spec.gpu_name and not all(spec.gpu_name.lower() in gpu.name.lower() for gpu in offer.gpus):
-        raise UserError(f"{offer.machine} has GPUs of another kind than {spec.gpu_name}")
-    request = make_request(spec, runtime)
-    check_request_fits(offer, request)
-    rate = compute_rate(offer, request)
-    return PricedOffer(offer, rate, compute_charge(spec.wall_seconds * 1000, rate), runtime)
-
-
-def make_request(spec: JobSpec, runtime: bytes) -> QuoteRequest:
-    """The resources of a job as a request without keys: what the price depends on."""
-    return QuoteRequest(
-        account=b"",
-        meter_key=b"",
-        seal_key=b"",
-        result_key=b"",
-        cores=spec.cores,
-        memory_bytes=spec.memory_bytes,
-        disk_bytes=spec.disk_bytes,
-        gpus=spec.gpus,
-        is_online=0,
-        wall_seconds=spec.wall_seconds,
-        runtime=runtime,
-        job_class=spec.job_class,
-        mailbox_to_donor=b"",
-        mailbox_to_wallet=b"",
-        signature=b"",
-    )

@@ -27,7 +27,8 @@ class Donor:
         device = find_device(traced.model)
         self.traced = traced
         self.party = party
-        self.machine = Machine(Share(traced.cores, traced.memory_bytes, DISK_BYTES, traced.gpus), False)
+        lent = Share(traced.cores, traced.memory_bytes, DISK_BYTES, traced.gpus)
+        self.machine = Machine(lambda: lent, lambda: False)
         self.is_here = True
         self._charter = charter
         self._here_since_ms = 0

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from node.errors import UserError
-from node.wallet.job_spec import JobSpec
-from node.wallet.offers import price_offers
-from protocol.conversation import Script
+from node.wallet.matching import GpuWish, JobNeeds, KnownOffer, find_matches
 from protocol.quotes import Offer, QuoteRequest
 
 
@@ -17,23 +13,19 @@ def rank_offers(offers: Sequence[Offer], demand: QuoteRequest) -> list[Offer]:
 
     `demand` is a request without keys: what the price depends on.
     """
-    spec = JobSpec(
-        name="replayed",
-        workdir=Path(),
-        mounts=(),
-        script=Script("", "true", ()),
+    needs = JobNeeds(
         runtime=None,
         cores=demand.cores,
         memory_bytes=demand.memory_bytes,
         disk_bytes=demand.disk_bytes,
-        gpus=demand.gpus,
-        gpu_name="",
+        gpus=(GpuWish("GPU", demand.gpus),) if demand.gpus else (),
+        gpu_memory_gb=0,
+        is_online=False,
+        hosts=(),
         wall_seconds=demand.wall_seconds,
         amount_max=None,
         program=None,
         job_class=demand.job_class,
     )
-    try:
-        return [priced.offer for priced in price_offers(list(offers), spec)]
-    except UserError:
-        return []
+    matches, _ = find_matches(needs, map(KnownOffer, offers))
+    return [match.offer for match in matches]
