@@ -44,7 +44,7 @@ QUOTE_BYTES_MAX = 1024
 JOB_RECEIPT_BYTES_MAX = 1024
 URL_BYTES_MAX = 256
 RUNTIMES_MAX = 32
-GPU_NAMES_MAX = 64
+OFFERED_GPUS_MAX = 64
 HOSTS_MAX = 32
 TICK_SECONDS_MAX = 3600
 SEAL_KEY_BYTES = 32
@@ -67,7 +67,7 @@ _OFFER = items(
     uint(INTEGER_MAX, 1),
     uint(INTEGER_MAX, 1),
     uint(1),
-    list_of(_NAME, GPU_NAMES_MAX),
+    list_of(items(_NAME, uint(MEMORY_GB_MAX, 1)), OFFERED_GPUS_MAX),
     uint(WEIGHT_MAX, 1),
     set_of(items(_NAME, _ID), RUNTIMES_MAX),
     set_of(_LABEL, JOB_CLASSES_MAX, 1),
@@ -83,6 +83,15 @@ class RuntimeName(NamedTuple):
 
     name: str
     digest: bytes
+
+
+class OfferedGpu(NamedTuple):
+    """One card of a machine."""
+
+    name: str
+    """As in the charter's rate table."""
+    memory_gb: int
+    """Thousand million bytes, rounded down."""
 
 
 class Offer(NamedTuple):
@@ -101,7 +110,7 @@ class Offer(NamedTuple):
     disk_bytes: int
     is_disk_in_memory: int
     """1: a job's disk takes memory of this machine, and is priced as such."""
-    gpus: tuple[str, ...]
+    gpus: tuple[OfferedGpu, ...]
     weight: int
     """Thousandths of the reference GPU."""
     runtimes: tuple[RuntimeName, ...]
@@ -133,7 +142,8 @@ class Offer(NamedTuple):
 def decode_offer(charter: Charter, encoded: bytes) -> Offer:
     """The offer, its signature checked. Raises: InvalidInput."""
     raw = decode(_OFFER, encoded, OFFER_BYTES_MAX)[1:]
-    offer = Offer._make((*raw[:11], tuple(map(RuntimeName._make, raw[11])), *raw[12:]))
+    gpus, runtimes = tuple(map(OfferedGpu._make, raw[9])), tuple(map(RuntimeName._make, raw[11]))
+    offer = Offer._make((*raw[:9], gpus, raw[10], runtimes, *raw[12:]))
     if not is_valid_signature(offer.donor_key, offer.compute_id(charter.federation), offer.signature):
         raise InvalidInput("the offer is not signed by its donor")
     return offer

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from protocol import conversation, messages
 from protocol.batches import Batch
 from protocol.metering import JobState, Rate, Tick, compute_charge
-from protocol.quotes import JobReceipt, Offer, Quote, QuoteRequest, RuntimeName
+from protocol.quotes import JobReceipt, Offer, OfferedGpu, Quote, QuoteRequest, RuntimeName
 from protocol.replica import Replica
 from protocol.statements import (
     Adopt,
@@ -118,7 +118,7 @@ def _make_offer() -> bytes:
         8 * 10**9,
         10**10,
         0,
-        ("gpu", "gpu"),
+        (OfferedGpu("gpu", 80), OfferedGpu("gpu", 80)),
         500,
         (RuntimeName("python", make_id("python")), RuntimeName("torch", make_id("torch"))),
         ("cpu", "gpu"),

@@ -65,7 +65,7 @@ class Agent:
             watch,
             Post(link, poll_seconds),
             executor,
-            Machine(lambda: _compute_lent(watch.settings), lambda: executor.is_disk_in_memory),
+            Machine(lambda: _compute_lent(watch.settings, self._offering.score), lambda: executor.is_disk_in_memory),
             {runtimes[name].digest: runtimes[name] for name in settings.runtimes if name in runtimes},
             now,
             home.read_wish(),
@@ -169,5 +169,5 @@ class Agent:
                 run.stop(JobState.EVICTED)
 
 
-def _compute_lent(settings: Settings) -> Share:
-    return Share(settings.cores, settings.memory_bytes, settings.disk_bytes, 0)
+def _compute_lent(settings: Settings, score: Score) -> Share:
+    return Share(settings.cores, settings.memory_bytes, settings.disk_bytes, len(score.sound_gpus))

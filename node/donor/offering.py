@@ -14,7 +14,7 @@ from node.donor.workshop import Workshop
 from node.errors import UserError
 from node.sealing import seal_public_key
 from protocol.errors import InvalidInput, Rejected
-from protocol.quotes import Offer, RuntimeName
+from protocol.quotes import Offer, OfferedGpu, RuntimeName
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Offering:
 
     def _build(self, sponsor: bytes) -> Offer:
         shop, settings = self._shop, self._shop.settings
-        # GPUs are not lent before the executor can pass them into a job.
+        gpus = (OfferedGpu(gpu.name, gpu.memory_bytes // 10**9) for gpu in self.score.sound_gpus)
         return Offer(
             shop.key.public_key().public_bytes_raw(),
             seal_public_key(shop.seal_seed),
@@ -73,7 +73,7 @@ class Offering:
             settings.memory_bytes,
             settings.disk_bytes,
             int(shop.executor.is_disk_in_memory),
-            (),
+            tuple(gpus),
             self.score.weight,
             tuple(sorted(RuntimeName(runtime.name, digest) for digest, runtime in shop.runtimes.items())),
             tuple(sorted(settings.job_classes)),

@@ -48,6 +48,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tick_seconds: int = 30
     grace_seconds: int = 3600
     processes_max: int = 512
+    gpus: list[str] = []
+    """UUIDs of the GPUs that are lent."""
     hosts: list[str] = []
     # Whose machine it is.
     hours: list[str] = []
@@ -106,8 +108,9 @@ ABOVE_ZERO = frozenset(
         "processes_max",
     }
 )
-RESTART_NAMES = frozenset({"node_url", "runtimes"})
-"""What a running agent does not take up: it is tied to that node, and runtimes are read at its start."""
+RESTART_NAMES = frozenset({"gpus", "node_url", "runtimes"})
+"""What a running agent does not take up: it is tied to that node, runtimes are read at its start, and a GPU must have
+been measured first."""
 
 MEANINGS = {
     "node_url": "the node of the institution that sponsors this machine",
@@ -118,6 +121,7 @@ MEANINGS = {
     "job_classes": "classes of jobs to take",
     "runtimes": "packages to offer; the self-test builds them",
     "wall_seconds_max": "longest job",
+    "gpus": "UUIDs of the GPUs that are lent, of those that `donor doctor` lists",
     "tick_seconds": "time between two readings of the meter: what you trust a payer with",
     "grace_seconds": "how long you may take to settle a job",
     "processes_max": "processes of one job",
@@ -151,15 +155,39 @@ def _check_host(entry: str) -> None:
         raise UserError(f"hosts in donor.toml: {entry!r} must be like pypi.org:443")
 
 
+class GpuScore(msgspec.Struct, frozen=True):
+    """What the self-test found of one GPU. One with a fault is not lent."""
+
+    uuid: str
+    name: str
+    memory_bytes: int
+    """What it claims."""
+    weight: int
+    """What was measured, or the charter's rate for this name where that is lower."""
+    gigaflops: float
+    """Float16 matrix product."""
+    bandwidth_gb_per_second: float
+    memory_gb: float
+    """What held words, of what was free."""
+    fault: str
+
+
 class Score(msgspec.Struct, frozen=True):
-    """What the self-test measured."""
+    """What the self-test measured: of the weakest sound GPU that is lent or, without one, of the cores."""
 
     weight: int
     gigaflops: float
-    """Float32 matrix product."""
+    """Matrix product: float16 on a GPU, float32 on cores."""
     bandwidth_gb_per_second: float
     memory_gb: float
     measured_at_seconds: int
+    gpus: tuple[GpuScore, ...] = ()
+    """All that were measured."""
+
+    @property
+    def sound_gpus(self) -> tuple[GpuScore, ...]:
+        """Those that may be lent, as the self-test found them."""
+        return tuple(gpu for gpu in self.gpus if not gpu.fault)
 
 
 class DonorHome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ def command(condition: str, home: Path, node_url: str | None, as_json: bool) -> 
                     "cores": offer.cores,
                     "memory_bytes": offer.memory_bytes,
                     "disk_bytes": offer.disk_bytes,
-                    "gpus": list(offer.gpus),
+                    "gpus": [gpu._asdict() for gpu in offer.gpus],
                     "weight": offer.weight,
                     "runtimes": [runtime.name for runtime in offer.runtimes],
                     "job_classes": list(offer.job_classes),
@@ -63,11 +64,16 @@ def _iterate_lines(offers: list[Offer], known: int) -> Iterator[str]:
     if not offers:
         yield f"None of {known} offers fits." if known else "No machine is offered at the moment."
         return
-    yield f"{'MACHINE':<24} {'CORES':>5} {'MEMORY':>9} {'GPUS':<12} {'WEIGHT':>6} {'CREDITS/CORE-HOUR':>17}  RUNTIMES"
+    yield f"{'MACHINE':<24} {'CORES':>5} {'MEMORY':>9} {'GPUS':<24} {'WEIGHT':>6} {'CREDITS/CORE-HOUR':>17}  RUNTIMES"
     for offer in offers:
         yield (
             f"{offer.machine[:24]:<24} {offer.cores:>5} {offer.memory_bytes / 1e9:>6.1f} GB "
-            f"{(', '.join(offer.gpus) or '-')[:12]:<12} {offer.weight:>6} "
+            f"{_describe_gpus(offer)[:24]:<24} {offer.weight:>6} "
             f"{format_credits(compute_hourly_charge(offer)):>17}  "
             f"{', '.join(runtime.name for runtime in offer.runtimes) or '-'}"
         )
+
+
+def _describe_gpus(offer: Offer) -> str:
+    counts = Counter(offer.gpus)
+    return ", ".join(f"{count} {gpu.name} {gpu.memory_gb} GB" for gpu, count in counts.items()) or "-"

@@ -197,21 +197,15 @@ def _split(name: str) -> set[str]:
     return set(re.split(r"[\s_-]+", _GPU_MEMORY.sub(r"\1GB", name).lower()))
 
 
-def read_gpu_memory_gb(name: str) -> int:
-    """Memory of a GPU as its own name tells it, such as "NVIDIA A100-SXM4-80GB"; 0 when the name does not."""
-    match = _GPU_MEMORY.search(name)
-    return int(match[1]) if match else 0
-
-
 def _choose_gpus(offer: Offer, needs: JobNeeds) -> int:
     """How many GPUs the first wish asks for that this machine can grant."""
     if not needs.gpus:
         return 0
-    has = ", ".join(sorted(set(offer.gpus))) or "none"
-    if any(read_gpu_memory_gb(name) < needs.gpu_memory_gb for name in offer.gpus):
-        raise Misfit(f"{offer.machine} does not have GPUs of {needs.gpu_memory_gb} GB by their names (it has: {has})")
+    has = ", ".join(sorted({gpu.name for gpu in offer.gpus})) or "none"
+    if any(gpu.memory_gb < needs.gpu_memory_gb for gpu in offer.gpus):
+        raise Misfit(f"{offer.machine} does not have GPUs of {needs.gpu_memory_gb} GB (it has: {has})")
     for wish in needs.gpus:
-        if len(offer.gpus) >= wish.number and all(is_gpu(name, wish.name) for name in offer.gpus):
+        if len(offer.gpus) >= wish.number and all(is_gpu(gpu.name, wish.name) for gpu in offer.gpus):
             return wish.number
     wanted = " or ".join(f"{wish.number} {wish.name}" for wish in needs.gpus)
     raise Misfit(f"{offer.machine} does not have the GPUs {wanted} (it has: {has})")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from node.addresses import Kind, encode_address
 from node.errors import UserError
-from node.wallet.matching import KnownOffer, read_gpu_memory_gb
+from node.wallet.matching import KnownOffer
 from protocol.errors import InvalidInput
 from protocol.metering import Rate, compute_charge
-from protocol.quotes import Offer, decode_offer
+from protocol.quotes import Offer, OfferedGpu, decode_offer
 
 if TYPE_CHECKING:
     from node import api
@@ -82,29 +82,39 @@ def compute_hourly_charge(offer: Offer) -> int:
 def matches(offer: Offer, text: str) -> bool:
     """Whether an offer meets all conditions of a text such as `cores>=4 memory>=16 runtime=python-ml`.
 
-    Raises: UserError when the text can't be understood.
+    `gpu` and `vram` (GB of a GPU's memory) speak of one GPU that must meet all of them. Raises: UserError when the
+    text can't be understood.
     """
     rest = _FILTER.sub("", text).strip()
     if rest:
         raise UserError(f"{rest!r} is no condition: write them like 'cores>=4 memory>=16 runtime=python-ml'")
-    return all(_meets(offer, *match.groups()) for match in _FILTER.finditer(text))
+    conditions = [match.groups() for match in _FILTER.finditer(text)]
+    of_gpus = [condition for condition in conditions if condition[0] in ("gpu", "vram")]
+    of_machine = [condition for condition in conditions if condition not in of_gpus]
+    gpus = [gpu for gpu in offer.gpus if all(_gpu_meets(gpu, *condition) for condition in of_gpus)]
+    return bool(gpus or not of_gpus) and all(_meets(offer, *condition) for condition in of_machine)
+
+
+def _gpu_meets(gpu: OfferedGpu, name: str, relation: str, wanted: str) -> bool:
+    if name == "gpu":
+        return wanted.lower() in gpu.name.lower()
+    return _compare(name, float(gpu.memory_gb), relation, wanted)
 
 
 def _meets(offer: Offer, name: str, relation: str, wanted: str) -> bool:
-    if name in ("gpu", "runtime", "machine"):
-        names = {
-            "gpu": offer.gpus,
-            "runtime": tuple(runtime.name for runtime in offer.runtimes),
-            "machine": (offer.machine,),
-        }[name]
+    if name in ("runtime", "machine"):
+        names = {"runtime": tuple(runtime.name for runtime in offer.runtimes), "machine": (offer.machine,)}[name]
         return any(wanted.lower() in one.lower() for one in names)
     found = {
-        "vram": float(max(map(read_gpu_memory_gb, offer.gpus), default=0)),
         "cores": float(offer.cores),
         "memory": offer.memory_bytes / 1e9,
         "disk": offer.disk_bytes / 1e9,
         "weight": float(offer.weight),
     }[name]
+    return _compare(name, found, relation, wanted)
+
+
+def _compare(name: str, found: float, relation: str, wanted: str) -> bool:
     try:
         number = float(wanted)
     except ValueError:

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.donor.executors.devices import NO_DEVICES, DeviceFiles
 from node.donor.executors.executor import JobCommand, Limits
 
 WORK = "/work"
@@ -62,7 +63,7 @@ class Walls:
 
     `image` is the disk to mount; without one the work directory lies in memory. `user` is the user id to
     change to, if we may. `join_files` and `limited` describe the job's control group; what it does not limit
-    is limited by the second-best means (see `_build_prlimit`).
+    is limited by the second-best means (see `_build_prlimit`). `devices` are its GPUs: no other is in its /dev.
     """
 
     image: Path | None
@@ -70,6 +71,7 @@ class Walls:
     join_files: tuple[Path, ...]
     limited: frozenset[str]
     processors: tuple[int, ...]
+    devices: DeviceFiles = NO_DEVICES
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def build_bubblewrap_arguments(command: JobCommand, limits: Limits, walls: Walls
     arguments += ["--ro-bind-data", str(descriptors.password), "/etc/passwd"]
     arguments += ["--ro-bind-data", str(descriptors.group), "/etc/group"]
     arguments += ["--perms", "0444", "--ro-bind-data", str(descriptors.script), SCRIPT]
-    arguments += ["--proc", "/proc", "--dev", "/dev"]
+    arguments += ["--proc", "/proc", "--dev", "/dev", *_build_device_arguments(walls.devices)]
     for path in SMALL_FILE_SYSTEMS:
         arguments += ["--size", str(SMALL_FILE_SYSTEM_BYTES), "--tmpfs", path]
     arguments += ["--remount-ro", "/dev"]  # it would be a file system in memory without any bound
@@ -170,10 +172,18 @@ def build_bubblewrap_arguments(command: JobCommand, limits: Limits, walls: Walls
     else:
         arguments += ["--bind", "/run/work", WORK]
     arguments += ["--chdir", WORK, "--remount-ro", "/", "--clearenv"]
-    for name, value in build_environment(command, limits).items():
+    for name, value in {**build_environment(command, limits), **dict(walls.devices.environment)}.items():
         arguments += ["--setenv", name, value]
     arguments += ["--seccomp", str(descriptors.filter), "--info-fd", str(descriptors.info)]
     return b"".join(argument.encode() + b"\0" for argument in arguments)
+
+
+def _build_device_arguments(devices: DeviceFiles) -> list[str]:
+    arguments: list[str] = []
+    for option, paths in (("--dev-bind", devices.needed), ("--dev-bind-try", devices.optional)):
+        for path in paths:
+            arguments += [option, str(path), f"/dev/{path.name}"]
+    return arguments
 
 
 def build_environment(command: JobCommand, limits: Limits) -> dict[str, str]:

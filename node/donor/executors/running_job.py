@@ -15,6 +15,7 @@ from pathlib import Path
 import trio
 
 from node.donor.executors import cgroups, workspace
+from node.donor.executors.devices import DeviceBooks
 from node.donor.executors.executor import EndState, Limits, Usage
 from node.donor.executors.sandbox_process import SandboxProcess
 
@@ -41,6 +42,7 @@ class RunningJob:
         log: workspace.BoundedLog,
         limits: Limits,
         work: int,
+        devices: DeviceBooks,
     ) -> None:
         self.end_state: EndState | None = None
         self._process = process
@@ -48,6 +50,7 @@ class RunningJob:
         self._log = log
         self._limits = limits
         self._work = work
+        self._devices = devices
         self._lock = threading.RLock()
         self._is_suspended = False
         self._copies = 0
@@ -109,6 +112,8 @@ class RunningJob:
                 wall_ms=round(self._count_seconds() * 1000),
                 cpu_us=None if cpu_us is None else cpu_us - self._cpu_us_before,
                 memory_peak_bytes=self._read_memory_peak_bytes(),
+                gpu_busy_ms=self._devices.gpu_busy_ms,
+                energy_joules=self._devices.energy_joules,
             )
         return self._latest
 
@@ -138,6 +143,7 @@ class RunningJob:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read_log)
             nursery.start_soon(self._watch)
+            nursery.start_soon(self._devices.watch)
             await self._process.wait_end()
             with trio.CancelScope(shield=True):
                 exit_status = await self._process.end()
@@ -191,8 +197,10 @@ class RunningJob:
             self._ran_seconds = self._count_seconds()
             self._running_since = None
             self._stop_processes()
+            self._devices.suspend()
         elif not self._is_standing() and self._running_since is None:
             self._running_since = time.monotonic()
+            self._devices.resume()
             if self._group is not None and self._group.can_freeze:
                 self._group.set_frozen(False)
             else:

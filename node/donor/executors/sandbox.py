@@ -35,6 +35,7 @@ from typing import TypeVar
 import trio
 
 from node.donor.executors import cgroups, launch, workspace
+from node.donor.executors.devices import DevicePool
 from node.donor.executors.executor import (
     EndState,
     JobCommand,
@@ -81,11 +82,13 @@ class Sandbox:
         job_user_base: int = JOB_USER_BASE,
         log_bytes_max: int = LOG_BYTES_MAX,
         is_using_cgroups: bool = True,
+        devices: DevicePool | None = None,
     ) -> None:
         self._directory = directory.resolve()
         self._job_user_base = job_user_base
         self._log_bytes_max = log_bytes_max
         self._is_using_cgroups = is_using_cgroups
+        self._devices = devices or DevicePool(None)
         self._trees: tuple[cgroups.Tree, ...] = ()
         self._is_swept = False
         self._is_image_possible = False
@@ -189,6 +192,8 @@ class Sandbox:
             raise JobNotStarted(str(error)) from error
         async with AsyncExitStack() as stack:
             user = self._reserve_user(stack)
+            stack.callback(self._devices.release, job_id)
+            gpus = await trio.to_thread.run_sync(self._devices.reserve, job_id, limits.gpus)
             image = await self._make_image(directory, limits, user)
             group = await self._make_group(job_id, limits, stack)
             walls = launch.Walls(
@@ -197,6 +202,7 @@ class Sandbox:
                 join_files=() if group is None else group.join_files,
                 limited=frozenset() if group is None else group.limited,
                 processors=_choose_processors(limits.cores),
+                devices=self._devices.build_files(gpus),
             )
             process = _start(command, limits, walls)
             stack.push_async_callback(_shielded, process.close)
@@ -212,7 +218,7 @@ class Sandbox:
             await trio.to_thread.run_sync(_stage, command, limits, work, user)
             log = workspace.BoundedLog(directory / "log", self._log_bytes_max)
             stack.callback(log.close)
-            job = RunningJob(process, group, log, limits, work)
+            job = RunningJob(process, group, log, limits, work, self._devices.make_books(gpus))
             stack.callback(job.close)
             process.open_gate()
             task_status.started(job)

@@ -54,6 +54,9 @@ from protocol.records import (
 from protocol.replica import Replica
 from protocol.rules import Circumstances, check_record
 from protocol.statements import CommitBatch, VoteBatch, decode_slot_proposal, decode_unlock_request
+from tests.node.donor.fake_gpus import fake_gpus, fake_nvml
+
+__all__ = ["fake_gpus", "fake_nvml"]  # fixtures of this folder
 
 WORDS = " ".join(["abandon"] * 23 + ["art"])
 
@@ -281,6 +284,7 @@ class FakeNode:
 DONOR_KEY = Ed25519PrivateKey.from_private_bytes(bytes([9]) * 32)
 SEAL_SEED = bytes([8]) * 32
 WEIGHT = 1000
+SCORE = donor_settings.Score(WEIGHT, 1.0, 1.0, 1.0, 0)
 
 
 SETTINGS = donor_settings.Settings(
@@ -310,15 +314,15 @@ def donor_home(tmp_path):
 
 
 @asynccontextmanager
-async def _run_agent(home, fake_node, **changes):
+async def _run_agent(home, fake_node, score=SCORE, devices=None, **changes):
     """An agent that serves, and has published its offer; stopped as by `kill -9` at the end of the block."""
-    sandbox = Sandbox(home.sandbox)
+    sandbox = Sandbox(home.sandbox, devices=devices)
     settings = msgspec.structs.replace(SETTINGS, **changes)
     home.save_settings(settings)
     agent = Agent(
         home,
         settings,
-        donor_settings.Score(WEIGHT, 1.0, 1.0, 1.0, 0),
+        score,
         fake_node.charter,
         DONOR_KEY,
         SEAL_SEED,

@@ -30,7 +30,7 @@ from protocol.conversation import (
     encode_envelope,
 )
 from protocol.metering import JobState, decode_tick
-from protocol.quotes import check_hold
+from protocol.quotes import OfferedGpu, check_hold
 from protocol.receipts import verify_receipt
 from protocol.records import Kind, Output, Transfer
 from tests.node.wallet.scripted_donor import DONOR, DONOR_PUBLIC, SEAL_SEED
@@ -85,6 +85,17 @@ def test_offers_are_filtered_by_conditions(donor):
     assert not matches(offer, "gpu=A100")
     with pytest.raises(UserError, match="condition"):
         matches(offer, "colour=red")
+
+
+def test_conditions_on_a_gpu_hold_for_one_and_the_same(donor):
+    offer = donor.offers[0]._replace(gpus=(OfferedGpu("A100-SXM4-40GB", 42), OfferedGpu("L40S", 48)))
+    assert matches(offer, "gpu=a100 vram>=40 cores>=4")
+    assert matches(offer, "vram>=48")
+    assert not matches(offer, "gpu=A100 vram>=48")
+    assert not matches(offer, "gpu=A100 cores>=99")
+    assert not matches(donor.offers[0], "vram>=1")
+    with pytest.raises(UserError, match="number"):
+        matches(offer, "vram>=much")
 
 
 def test_credits_of_a_program_buy_only_its_classes_of_jobs(wallet, donor, federation, fund, write_job):
