@@ -12,6 +12,7 @@ from node.addresses import Kind as AddressKind
 from node.addresses import encode_address
 from node.terminal import format_moment, make_printable
 from protocol.credits import format_credits
+from protocol.disputes import Dispute, DisputeReason
 from protocol.records import (
     Amend,
     Body,
@@ -107,6 +108,9 @@ def _describe_rest(body: Body) -> Iterator[str]:
             yield f"asks for the credits of the hold {encode_address(AddressKind.RECORD, hold)} back"
         case Reclaim():
             yield "takes everything back that was put aside; the payee did not settle in its time"
+        case Dispute(hold=hold, reason=reason, evidence=evidence):
+            yield f"disputes the hold {encode_address(AddressKind.RECORD, hold)}: {describe_reason(reason)}"
+            yield f"by evidence that has the SHA-256 {evidence.hex()}"
         case Rotate(key=key):
             yield f"gives the account the new key {key.hex()}"
         case _:
@@ -128,6 +132,11 @@ def _describe_decision(body: Body) -> Iterator[str]:
             yield f"member {member} ends its suspension of {encode_address(AddressKind.ACCOUNT, account)}"
         case Amend(charter=charter):
             yield f"changes the charter; the next one has {len(charter)} bytes"
+
+
+def describe_reason(reason: int) -> str:
+    """What a dispute accuses the other side of, as people type it: work-lost."""
+    return DisputeReason(reason).name.lower().replace("_", "-")
 
 
 def describe_kind(record: Record) -> str:
