@@ -79,7 +79,17 @@ _is_prime_order_key = lru_cache(maxsize=1 << 12)(signatures.is_prime_order_key)
 def memoised_signature_checks() -> Iterator[None]:
     """Inside, each (key, message, signature) is checked once: the answer is a pure function of these bytes."""
     with ExitStack() as stack:
-        for module in ("records", "batches", "budgets", "rules", "charter", "evidence"):
+        for module in (
+            "records",
+            "batches",
+            "budgets",
+            "rules",
+            "charter",
+            "evidence",
+            "metering",
+            "quotes",
+            "job_evidence",
+        ):
             stack.enter_context(mock.patch(f"protocol.{module}.is_valid_signature", _is_valid_signature))
         stack.enter_context(mock.patch("protocol.charter.is_prime_order_key", _is_prime_order_key))
         yield
