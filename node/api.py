@@ -342,6 +342,20 @@ class Posted(msgspec.Struct):
     sequence: int
 
 
+class Dispute(msgspec.Struct):
+    """The record by which a side of a job says that the other one broke its rules. It proves nothing by itself."""
+
+    record: str
+    by: Literal["payer", "payee"]
+    account: str
+    reason: str
+    """`amount_not_due`, `work_lost`, `results_wrong`, `results_withheld`, `inputs_unusable`, `job_abusive` or
+    `meter_unanswered`."""
+    evidence: str
+    """SHA-256 of the evidence file, in hex: the name of a blob at the node to which it was handed."""
+    epoch: int
+
+
 class Job(msgspec.Struct):
     hold: str
     payer: str
@@ -362,6 +376,9 @@ class Job(msgspec.Struct):
     """The record by which the payer asked."""
     reclaim_seconds_left: int | None = None
     """Running seconds of this node until it votes for the payer's reclaim; None unless the payer asked."""
+    end_epoch: int = 0
+    """The epoch in which the hold was settled or reclaimed; 0 while it is open."""
+    disputes: list[Dispute] = []
 
 
 class ProgramDraft(msgspec.Struct):

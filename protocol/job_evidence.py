@@ -162,6 +162,15 @@ def decode_job_evidence(encoded: bytes) -> JobEvidence:
     return JobEvidence._make((*raw[:-1], tuple(map(Rerun._make, raw[-1]))))
 
 
+def is_job_evidence(encoded: bytes) -> bool:
+    """True for what has the form of such a file, whatever it proves."""
+    try:
+        decode_job_evidence(encoded)
+    except InvalidInput:
+        return False
+    return True
+
+
 def verify_job_evidence(charters: Charters, encoded: bytes) -> JobVerdict:
     """What the file proves under these versions of the charter.
 

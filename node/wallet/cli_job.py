@@ -11,6 +11,7 @@ import click
 
 from node.errors import UserError
 from node.terminal import confirm, emit, explain_interruption, home_option, json_option, make_printable, yes_option
+from node.wallet.cli_dispute import dispute
 from node.wallet.cli_reclaim import reclaim
 from node.wallet.options import make_passphrase, node_option, passphrase_option
 
@@ -29,6 +30,7 @@ def group() -> None:
 
 
 group.add_command(reclaim)
+group.add_command(dispute)
 
 
 @group.command()
@@ -366,7 +368,7 @@ def _describe_job(wallet: Wallet, job: WalletJob) -> dict[str, Any]:
     return {
         "job": job.job_id,
         "name": job.name,
-        "state": job.state,
+        "state": job.shown_state,
         "ended": made.state.value if made else None,
         "exit_status": made.exit_status if made and made.exit_status != NO_EXIT_STATUS else None,
         "machine": offer.machine,
@@ -390,4 +392,5 @@ def _iterate_jobs(wallet: Wallet, jobs: list[WalletJob]) -> Iterator[str]:
     yield f"{'ID':<10} {'NAME':<20} {'STATE':<12} {'PAID':>12}  MACHINE"
     for job in jobs:
         paid = format_credits(job.paid) if job.paid >= 0 else "-"
-        yield f"{job.job_id:<10} {job.name[:20]:<20} {job.state:<12} {paid:>12}  {job.decode_offer(wallet).machine}"
+        machine = job.decode_offer(wallet).machine
+        yield f"{job.job_id:<10} {job.name[:20]:<20} {job.shown_state:<12} {paid:>12}  {machine}"

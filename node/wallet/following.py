@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 15.0
 CLOCK_SLACK_MS = 5_000
 """How much a donor's tick may run ahead of this machine's clock: a second is lost here and there."""
+REFUSED_TICKS_MAX = 16
 LOG_BYTES_MAX = 16 * 1024 * 1024
 
 Tell = Callable[[str], None]
@@ -124,6 +125,9 @@ class Follower:
                 save_job(self._wallet, job)
         except InvalidInput as error:
             job.dispute = job.dispute or f"a tick was not agreed to: {error}"
+            if len(job.refused_ticks) < REFUSED_TICKS_MAX and encoded not in job.refused_ticks:
+                job.refused_ticks.append(encoded)  # a dispute shows it
+            save_job(self._wallet, job)
             self._tell(job.dispute)
             return
         if encoded == job.ticks[-1]:

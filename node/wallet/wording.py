@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from node.addresses import Kind as AddressKind
 from node.addresses import encode_address
+from node.evidence import describe_reason
 from node.terminal import format_moment, make_printable
 from protocol.credits import format_credits
-from protocol.disputes import Dispute, DisputeReason
+from protocol.disputes import Dispute
 from protocol.records import (
     Amend,
     Body,
@@ -132,11 +133,6 @@ def _describe_decision(body: Body) -> Iterator[str]:
             yield f"member {member} ends its suspension of {encode_address(AddressKind.ACCOUNT, account)}"
         case Amend(charter=charter):
             yield f"changes the charter; the next one has {len(charter)} bytes"
-
-
-def describe_reason(reason: int) -> str:
-    """What a dispute accuses the other side of, as people type it: work-lost."""
-    return DisputeReason(reason).name.lower().replace("_", "-")
 
 
 def describe_kind(record: Record) -> str:
