@@ -208,6 +208,37 @@ class Suspension(msgspec.Struct):
     """Unix seconds at which that epoch ends."""
 
 
+class Reliability(msgspec.Struct):
+    """How a donor's jobs ended, counted from the ledger; only jobs that others paid for (spec 12.10)."""
+
+    score: int
+    """1 to 999; 500 for who is new. A function of the two weights below."""
+    epoch: int
+    """For which it was computed."""
+    settled: int
+    settled_millicredits: int
+    returned: int
+    """Of the settled ones, those that took nothing."""
+    reclaimed: int
+    """The donor never settled, and the payer took everything back."""
+    reclaimed_millicredits: int
+    disputed_by_payer: int
+    disputed_by_donor: int
+    open: int
+    first_epoch: int
+    """Of the first hold; 0 without one."""
+    last_epoch: int
+    """In which the last hold ended; 0 while none has."""
+    kept_weight: int
+    broken_weight: int
+    """Jobs that were kept and broken, 1024 for a fresh one, halved after every six epochs."""
+
+
+class Donor(msgspec.Struct):
+    address: str
+    reliability: Reliability
+
+
 class Account(msgspec.Struct):
     address: str
     epoch: int
@@ -228,6 +259,8 @@ class Account(msgspec.Struct):
     """What they took and the account lacked."""
     pending: list[str] = []
     """Records that claim a slot of this account from `next_sequence` on and are not final, as the node knows."""
+    reliability: Reliability | None = None
+    """Of a donor; None for an account that is none."""
 
 
 class AccountSlot(msgspec.Struct):
@@ -327,6 +360,8 @@ class Offer(msgspec.Struct):
     """The donor's signed offer; the reader verifies it."""
     expires_seconds: int
     """Unix time."""
+    reliability: Reliability | None = None
+    """The donor's, as the node counts it; not signed."""
 
 
 class Message(msgspec.Struct):

@@ -156,6 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
             case ["PUT", "blobs", digest]:
                 self.server.blobs[bytes.fromhex(digest)] = body
                 return None
+            case ["GET", "donors"]:
+                return []
             case ["GET", "programs"]:
                 return self._programs()
             case ["POST", "unlocks"]:
