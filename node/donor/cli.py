@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from node.donor.cli_dispute import dispute
 from node.errors import UserError
 from node.terminal import confirm, emit, home_option, json_option, yes_option
 
@@ -34,6 +35,9 @@ passphrase_option = click.option(
 @click.group()
 def group() -> None:
     """Lend a machine: set-up, self-test, start, pause, finish."""
+
+
+group.add_command(dispute)
 
 
 @group.command()
