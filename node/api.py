@@ -180,6 +180,7 @@ class Enrolment(msgspec.Struct):
     member: int
     until_epoch: int = 0
     """The last epoch in which it counts, once the person has left or moved; else 0."""
+    member_name: str = ""
 
 
 class Sponsorship(msgspec.Struct):
@@ -209,7 +210,7 @@ class Suspension(msgspec.Struct):
 
 
 class Reliability(msgspec.Struct):
-    """How a donor's jobs ended, counted from the ledger; only jobs that others paid for (spec 12.10)."""
+    """How a donor's jobs ended, counted from the ledger; only jobs that others paid for (spec 12.11)."""
 
     score: int
     """1 to 999; 500 for who is new. A function of the two weights below."""

@@ -50,7 +50,7 @@ class Dispute(NamedTuple):
     reason: int
     """A `DisputeReason`."""
     evidence: bytes
-    """SHA-256 of the evidence file (spec 12.9)."""
+    """SHA-256 of the evidence file (spec 12.10)."""
 
 
 DISPUTE_SHAPE = items(binary(ID_BYTES), uint(len(DisputeReason), 1), binary(ID_BYTES))

@@ -3,7 +3,7 @@
 A dispute on the ledger names the file's hash. Everything in it is signed by the donor or by the job's meter key, or is
 a receipt of finality; `verify_job_evidence` believes nothing else. Some of it convicts by itself: a donor that signed
 two readings for one moment, or took more than it signed to be due. The rest is what the accuser asserts, for people to
-judge (spec 12.9).
+judge (spec 12.10).
 
 Law: an honest donor is never convicted, whatever the accuser leaves out of the file. Each claim therefore follows from
 what is shown, never from what is missing.

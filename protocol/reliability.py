@@ -7,7 +7,7 @@ neither. Old jobs count less: half as much after every six epochs.
     score = 1000 * (kept + 1) / (kept + broken + 2), rounded down
 
 which is the mean of the Beta distribution with one kept and one broken job before the first: 500 for who is new, or was
-long away (spec 12.10). Nobody's opinion is asked and no clock is read; the epoch is an argument.
+long away (spec 12.11). Nobody's opinion is asked and no clock is read; the epoch is an argument.
 """
 
 from __future__ import annotations

@@ -44,17 +44,15 @@ def dispute(
 
     from node import client
     from node.addresses import Kind, encode_address
-    from node.donor.cli import DIRECTORY_NAME
     from node.donor.disputing import build_donor_evidence, dispute_job, find_job
     from node.donor.enrolling import load_donor_key
-    from node.donor.settings import DonorHome
+    from node.donor.settings import open_donor
     from node.evidence import iterate_job_verdict
     from node.files import write_atomically
     from node.served_charter import verify_charter
     from protocol.disputes import DisputeReason
 
-    donor_home = DonorHome(home / DIRECTORY_NAME)
-    donor_home.check_exists()
+    donor_home = open_donor(home)
     job = find_job(donor_home.jobs, job_id)
     settings, pinned = donor_home.load_settings(), donor_home.load_charter().charter
     link = client.NodeClient(settings.node_url)

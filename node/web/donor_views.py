@@ -1,7 +1,7 @@
 """How reliable donors are, in the shapes that people and programs read: counts from the ledger, and the score of them.
 
 All holds are looked at when an answer is computed anew, which takes a small share of the node's time at the most; until
-then readers get the last one (spec 12.10).
+then readers get the last one (spec 12.11).
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ async def test_the_owner_takes_the_machine_back_and_nothing_is_charged(
 
 async def wait_until_running(agent):
     with trio.fail_after(20):
-        while not any(run.document.state == JobState.RUNNING for run in agent._jobs.values()):
+        while not any(run.document.state == JobState.RUNNING for run in agent.jobs.values()):
             await trio.sleep(0.05)
 
 

@@ -10,11 +10,10 @@ import pytest
 from node import api
 from node.addresses import Kind, decode_address, encode_address
 from node.cli import run
-from node.donor.cli import DIRECTORY_NAME
 from node.donor.disputing import build_donor_evidence, dispute_job
 from node.donor.enrolling import KEY_PURPOSE, make_donor
 from node.donor.job_file import JobDocument, JobFile
-from node.donor.settings import DonorHome
+from node.donor.settings import DIRECTORY_NAME, DonorHome
 from node.errors import Unreachable, UserError
 from node.keystore import save_key
 from protocol.disputes import DisputeReason
