@@ -103,7 +103,8 @@ def allmende(link, job, kept, tmp_path, monkeypatch, capsys):
     home.directory.mkdir(exist_ok=True)
     save_key(home.key_path, DONOR_KEY.private_bytes_raw(), None, purpose=KEY_PURPOSE)
     make_donor(home, SETTINGS, job.federation.found(), None)
-    monkeypatch.setattr("node.client.NodeClient", lambda place: link)
+    for module in ("node.served_charter", "node.client"):  # what is loaded meanwhile must not keep the replacement
+        monkeypatch.setattr(f"{module}.NodeClient", lambda place: link)
 
     def call(*words, status=0):
         assert run([*words, "--home", str(tmp_path)]) == status
