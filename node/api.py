@@ -209,6 +209,37 @@ class Suspension(msgspec.Struct):
     """Unix seconds at which that epoch ends."""
 
 
+class Reliability(msgspec.Struct):
+    """How a donor's jobs ended, counted from the ledger; only jobs that others paid for (spec 12.13)."""
+
+    score: int
+    """1 to 999; 500 for who is new. A function of the two weights below."""
+    epoch: int
+    """For which it was computed."""
+    settled: int
+    settled_millicredits: int
+    returned: int
+    """Of the settled ones, those that took nothing."""
+    reclaimed: int
+    """The donor never settled, and the payer took everything back."""
+    reclaimed_millicredits: int
+    disputed_by_payer: int
+    disputed_by_donor: int
+    open: int
+    first_epoch: int
+    """Of the first hold; 0 without one."""
+    last_epoch: int
+    """In which the last hold ended; 0 while none has."""
+    kept_weight: int
+    broken_weight: int
+    """Jobs that were kept and broken, 1024 for a fresh one, halved after every six epochs."""
+
+
+class Donor(msgspec.Struct):
+    address: str
+    reliability: Reliability
+
+
 class Account(msgspec.Struct):
     address: str
     epoch: int
@@ -229,6 +260,8 @@ class Account(msgspec.Struct):
     """What they took and the account lacked."""
     pending: list[str] = []
     """Records that claim a slot of this account from `next_sequence` on and are not final, as the node knows."""
+    reliability: Reliability | None = None
+    """Of a donor; None for an account that is none."""
 
 
 class AccountSlot(msgspec.Struct):
@@ -328,6 +361,8 @@ class Offer(msgspec.Struct):
     """The donor's signed offer; the reader verifies it."""
     expires_seconds: int
     """Unix time."""
+    reliability: Reliability | None = None
+    """The donor's, as the node counts it; not signed."""
 
 
 class Message(msgspec.Struct):
@@ -341,6 +376,20 @@ class Messages(msgspec.Struct):
 
 class Posted(msgspec.Struct):
     sequence: int
+
+
+class Dispute(msgspec.Struct):
+    """The record by which a side of a job says that the other one broke its rules. It proves nothing by itself."""
+
+    record: str
+    by: Literal["payer", "payee"]
+    account: str
+    reason: str
+    """`amount_not_due`, `work_lost`, `results_wrong`, `results_withheld`, `inputs_unusable`, `job_abusive` or
+    `meter_unanswered`."""
+    evidence: str
+    """SHA-256 of the evidence file, in hex: the name of a blob at the node to which it was handed."""
+    epoch: int
 
 
 class Job(msgspec.Struct):
@@ -363,6 +412,9 @@ class Job(msgspec.Struct):
     """The record by which the payer asked."""
     reclaim_seconds_left: int | None = None
     """Running seconds of this node until it votes for the payer's reclaim; None unless the payer asked."""
+    end_epoch: int = 0
+    """The epoch in which the hold was settled or reclaimed; 0 while it is open."""
+    disputes: list[Dispute] = []
 
 
 class MeteringOrder(msgspec.Struct, frozen=True):

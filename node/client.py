@@ -214,6 +214,10 @@ class NodeClient:
         """Machines on offer; the caller checks their signatures."""
         return self._read(list[api.Offer], "/offers")
 
+    def get_donors(self) -> list[api.Donor]:
+        """Every donor with its reliability, the most reliable first; the node's word."""
+        return self._read(list[api.Donor], "/donors")
+
     def put_offer(self, offer: bytes) -> None:
         """Publish or renew a donor's offer."""
         self._call("PUT", "/offers", offer)

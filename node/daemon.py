@@ -20,6 +20,7 @@ import trio
 
 from node import api
 from node.config import Federation, NodeConfig, NodeHome, encode_json, find_own_number
+from node.evidence import list_kept_evidence
 from node.files import lock_directory, write_atomically
 from node.keystore import Key, Passphrase, load_key
 from node.member import LedgerMember
@@ -276,6 +277,6 @@ class _Daemon:
         while True:
             now = int(time.time())
             self._store.expire(now)
-            self._blobs.expire(now)
+            self._blobs.expire(now, list_kept_evidence(self._member.replica.ledger, now))
             await self._learn_addresses()
             await trio.sleep(HOUSEKEEPING_SECONDS)

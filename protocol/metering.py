@@ -214,6 +214,11 @@ def compute_amount_due(refund_table: int, state: JobState, last: Tick | None, la
     `last` is the last co-signed tick, `last_checkpoint` the last one of them that names a checkpoint.
     """
     assert refund_table == REFUND_TABLE_VERSION
-    assert state in END_STATES
-    counted = last if state in CHARGED_STATES else last_checkpoint
+    counted = find_counted_tick(state, last, last_checkpoint)
     return counted.amount if counted else 0
+
+
+def find_counted_tick(state: JobState, last: Tick | None, last_checkpoint: Tick | None) -> Tick | None:
+    """The tick by which a job that ended in `state` is paid, if any: what its receipt names (spec 12.5)."""
+    assert state in END_STATES
+    return last if state in CHARGED_STATES else last_checkpoint

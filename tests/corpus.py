@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from protocol import conversation, messages
 from protocol.batches import Batch
+from protocol.job_evidence import Rerun
 from protocol.metering import JobState, Rate, Tick, compute_charge
 from protocol.quotes import JobReceipt, Offer, OfferedGpu, Quote, QuoteRequest, RuntimeName
 from protocol.replica import Replica
@@ -27,6 +28,7 @@ from protocol.statements import (
     encode_statement,
 )
 from protocol.vote_cards import VoteCard
+from tests.disputed_jobs import make_shared_job
 from tests.local_members import Gathering, build_gathered_receipt, make_prefix
 from tests.strategies import (
     make_economy,
@@ -201,6 +203,19 @@ def _make_envelopes() -> list[bytes]:
     ]
 
 
+def make_job_evidence() -> bytes:
+    """What the payer of a job has when it disputes it."""
+    return _make_job_evidence()[0]
+
+
+def _make_job_evidence() -> list[bytes]:
+    job = make_shared_job()
+    ticks = job.make_ticks(10, 20, checkpoints=[1])
+    evidence = job.make_evidence(ticks, job.make_receipt(ticks), result_key=make_id("result key"))
+    rerun = Rerun(evidence.hold_receipt, evidence.quote, evidence.job_receipt, b"")
+    return [evidence.encode(), evidence._replace(reruns=(rerun,), request=b"", result_key=b"").encode()]
+
+
 # -- synchronising ----------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +258,7 @@ def make_seeds() -> dict[str, Sequence[bytes]]:
         "quote": [_make_quote()],
         "job_receipt": _make_job_receipts(),
         "tick": [_make_tick()],
+        "job_evidence": _make_job_evidence(),
         "message": [conversation.encode_message(message) for message in _make_messages()],
         "envelope": _make_envelopes(),
         "script": [conversation.Script("pip list", "python run.py", (("A", "1"), ("B", ""))).encode()],

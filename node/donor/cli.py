@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from node.donor.cli_dispute import dispute
 from node.donor.cli_jobs import earnings, jobs, status
 from node.donor.cli_machine import doctor, selftest
 from node.donor.cli_owner import finish, pause, resume, uninstall
@@ -35,6 +36,9 @@ passphrase_option = click.option(
 @click.group()
 def group() -> None:
     """Lend a machine: when, to whom, and what it earns."""
+
+
+group.add_command(dispute)
 
 
 @group.command()

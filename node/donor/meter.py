@@ -16,6 +16,7 @@ from protocol.metering import (
     Voucher,
     check_voucher,
     compute_amount_due,
+    find_counted_tick,
     sign_tick,
 )
 from protocol.quotes import Quote, QuoteRequest
@@ -91,5 +92,4 @@ class Meter:
         """(millicredits, the tick that counts) for a job that ended so."""
         last, checkpoint = self.last_tick, find_checkpoint_tick(self._ticks)
         amount = compute_amount_due(self._quote.refund_table, state, last, checkpoint)
-        counted = next((tick for tick in (last, checkpoint) if tick and tick.amount == amount), None)
-        return amount, counted if amount else None
+        return amount, find_counted_tick(state, last, checkpoint) if amount else None

@@ -10,6 +10,7 @@ import click
 from node.errors import UserError
 from node.terminal import confirm, emit, explain_interruption, home_option, json_option, make_printable, yes_option
 from node.wallet.cli_detach import attach, detach
+from node.wallet.cli_dispute import dispute
 from node.wallet.cli_job_checks import canary, recheck
 from node.wallet.cli_reclaim import reclaim
 from node.wallet.options import (
@@ -46,7 +47,7 @@ def group() -> None:
     """Plan, run, watch and fetch computations."""
 
 
-for command in (reclaim, recheck, canary, detach, attach):
+for command in (reclaim, recheck, canary, detach, attach, dispute):
     group.add_command(command)
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 5.0
 """How long one question for news waits; another command that cancels the job waits so long, too."""
+REFUSED_TICKS_MAX = 16
 LOG_BYTES_MAX = 16 * 1024 * 1024
 
 Tell = Callable[[str], None]
@@ -158,6 +159,9 @@ class Follower:
             voucher = meter.answer(tick, self._wallet.now(), checkpoint)
         except InvalidInput as error:
             job.dispute = job.dispute or f"a tick was not agreed to: {error}"
+            if len(job.refused_ticks) < REFUSED_TICKS_MAX and encoded not in job.refused_ticks:
+                job.refused_ticks.append(encoded)  # a dispute shows it
+            save_job(self._wallet, job)
             self._tell(job.dispute)
             return
         if meter.last is not before:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SETTLED = "SETTLED"
 RECLAIMED = "RECLAIMED"
 """The donor never settled, and the payer took everything back."""
+DISPUTED = "DISPUTED"
 STARTED = "STARTED"
 """The donor was told to start; it has not said yet what came of it."""
 
@@ -78,6 +79,10 @@ class WalletJob(msgspec.Struct):
     """The job receipt as the node kept it."""
     checkpoint_wanted: bytes = b""
     """A checkpoint that the node agreed to and that was not fetched yet."""
+    refused_ticks: list[bytes] = []
+    """Ticks that did not hold, as the donor sent them: evidence."""
+    dispute_record: bytes = b""
+    """Id of this account's final dispute of the job."""
     dispute: str = ""
     """What in the donor's account of the job does not hold; empty when it was agreed to."""
     needs: JobNeeds | None = None
@@ -97,6 +102,11 @@ class WalletJob(msgspec.Struct):
     def is_over(self) -> bool:
         """True when nothing more is to come."""
         return self.state in (SETTLED, RECLAIMED)
+
+    @property
+    def shown_state(self) -> str:
+        """Where it stands, for people: a disputed job is shown as such, however it ended."""
+        return DISPUTED if self.dispute_record else self.state
 
     @property
     def has_ended(self) -> bool:

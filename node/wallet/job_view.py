@@ -26,7 +26,7 @@ def describe_job(wallet: Wallet, job: WalletJob, jobs: Iterable[WalletJob] = ())
     return {
         "job": job.job_id,
         "name": job.name,
-        "state": job.state,
+        "state": job.shown_state,
         "is_detached": job.is_detached,
         "ended": made.state.value if made else None,
         "exit_status": made.exit_status if made and made.exit_status != NO_EXIT_STATUS else None,
@@ -67,8 +67,8 @@ def iterate_jobs(wallet: Wallet, jobs: list[WalletJob]) -> Iterator[str]:
         made = job.decode_receipt(wallet)
         ended = made.state.value if made else "-"
         yield (
-            f"{job.job_id:<10} {job.name[:20]:<20} {job.state:<12} {ended:<13} {paid:>12}  {job.retry_of or '-':<12} "
-            f"{job.decode_offer(wallet).machine}"
+            f"{job.job_id:<10} {job.name[:20]:<20} {job.shown_state:<12} {ended:<13} {paid:>12}  "
+            f"{job.retry_of or '-':<12} {job.decode_offer(wallet).machine}"
         )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from node.addresses import Kind, encode_address
 from node.errors import UserError
-from node.wallet.matching import KnownOffer
+from node.wallet.matching import UNKNOWN, KnownOffer, Reliability
 from protocol.errors import InvalidInput
 from protocol.metering import Rate, compute_charge
 from protocol.quotes import Offer, OfferedGpu, decode_offer
@@ -48,8 +48,15 @@ def ask_about_donors(wallet: Wallet, offers: Iterable[Offer]) -> list[KnownOffer
         if offer.donor_key not in accounts:
             donor = encode_address(Kind.ACCOUNT, offer.compute_donor(wallet.federation))
             accounts[offer.donor_key] = wallet.client.get_account(donor)
-        found.append(KnownOffer(offer, _find_member(accounts[offer.donor_key], offer)))
+        donor_account = accounts[offer.donor_key]
+        found.append(KnownOffer(offer, _find_member(donor_account, offer), _find_reliability(donor_account)))
     return found
+
+
+def _find_reliability(donor: api.Account) -> Reliability:
+    """As the node computes it from the ledger; of somebody who never lent a machine nothing is known."""
+    known = donor.reliability
+    return Reliability(known.score, known.settled + known.reclaimed) if known else UNKNOWN
 
 
 def _find_member(donor: api.Account, offer: Offer) -> int:

@@ -124,7 +124,10 @@ async def get_account_proof(services: Services, address: Address) -> api.Account
 @get("/accounts/{address:str}", tags=["ledger"])
 async def get_account(services: Services, address: Address) -> api.Account:
     """What an account holds. An account that was never heard of is empty."""
-    return services.views.build_account(decode_path(AddressKind.ACCOUNT, address))
+    name = decode_path(AddressKind.ACCOUNT, address)
+    account = services.views.build_account(name)
+    account.reliability = services.donor_views.find(name)
+    return account
 
 
 @get("/accounts/{address:str}/records", tags=["ledger"])
@@ -259,10 +262,16 @@ async def get_offers(services: Services) -> list[api.Offer]:
     Each is signed; the reader checks it."""
     ledger, epoch = services.member.replica.ledger, services.views.epoch
     return [
-        api.Offer(name_account(donor), encoded, expires)
+        api.Offer(name_account(donor), encoded, expires, services.donor_views.find(donor))
         for donor, encoded, expires in services.store.list_offers(int(services.clock()))
         if not ledger.is_suspended(donor, epoch)
     ]
+
+
+@get("/donors", tags=["jobs"])
+async def get_donors(services: Services) -> list[api.Donor]:
+    """Every donor, with how its jobs ended, the most reliable first. Whoever has the state computes the same."""
+    return services.donor_views.list_donors()
 
 
 @put(
@@ -388,6 +397,7 @@ PUBLIC_ROUTES = (
     post_budget_request,
     get_budget_request,
     get_offers,
+    get_donors,
     put_offer,
     get_jobs,
     get_job,

@@ -15,6 +15,7 @@ from node.member import LedgerMember
 from node.storage.blobs import BlobStore
 from node.storage.store import Store, StoredRequest
 from node.web.charter_views import CharterViews
+from node.web.donor_views import DonorViews
 from node.web.mailboxes import Mailboxes
 from node.web.problems import NotFound
 from node.web.views import LedgerViews
@@ -102,6 +103,7 @@ class WebServices:
         self.mailboxes = Mailboxes(self.store, self.clock)
         self.views = LedgerViews(self.member, self.clock)
         self.charter_views = CharterViews(self.member)
+        self.donor_views = DonorViews(self.member, self.clock)
 
     def accept_offer(self, encoded: bytes) -> bool:
         """Keep a donor's offer, from the donor or from another node; True when it is news.

@@ -17,6 +17,7 @@ from node.member import LedgerMember
 from node.web.costly import CostlyView
 from protocol.attempts import FIRST_ROUND
 from protocol.charter import find_member
+from protocol.disputes import DisputeReason
 from protocol.identifiers import Slot
 from protocol.messages import compute_frontier_digest
 from protocol.records import Kind, Record, ScopeKind, Settle, Suspend, account_scope, hold_scope
@@ -381,6 +382,18 @@ class LedgerViews:
             grace_seconds=state.terms.grace_seconds,
             reclaim_request=name_record(state.request) if state.request else None,
             reclaim_seconds_left=self._member.running_clock.compute_seconds_left(state.request),
+            end_epoch=state.end_epoch,
+            disputes=[
+                api.Dispute(
+                    record=name_record(record),
+                    by="payer" if dispute.account == state.payer else "payee",
+                    account=name_account(dispute.account),
+                    reason=DisputeReason(dispute.reason).name.lower(),
+                    evidence=dispute.evidence.hex(),
+                    epoch=dispute.epoch,
+                )
+                for record, dispute in sorted(self._ledger.disputes.get(hold, {}).items())
+            ],
         )
 
     def _find_job_receipt(self, hold: bytes) -> Iterator[bytes]:

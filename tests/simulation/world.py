@@ -152,8 +152,8 @@ class World:
             machine.set_clock(0.0)
 
     def _settle(self) -> None:
-        """Wait until all are equal. When logs were forked, or members left, payments make each member name what it holds
-        of logs that others ignore."""
+        """Wait until all are equal. When logs were forked, or members left, payments make each member name what it
+        holds of logs that others ignore."""
         end = self.now + SETTLE_SECONDS_MAX
         while self.now < end and not self.checkers.is_settled():
             self._run_until(self.now + CHECK_SECONDS)

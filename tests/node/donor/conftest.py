@@ -258,6 +258,9 @@ class FakeNode:
     def get_offers(self):
         return list(self.offers.values())
 
+    def get_donors(self):
+        return []
+
     def post_message(self, mailbox, content):
         assert len(content) <= api.MESSAGE_BYTES_MAX
         with self.changed:

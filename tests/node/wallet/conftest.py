@@ -61,6 +61,7 @@ class Node(ThreadingHTTPServer):
         self.received = []
         self.proposals = []
         self.overrides = {}
+        self.blobs = {}
         self.slot_overrides = {}
         self.forged_receipt = None
 
@@ -78,6 +79,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         self._serve("POST")
+
+    def do_PUT(self):
+        self._serve("PUT")
 
     def _serve(self, method):
         parts = urlsplit(self.path)
@@ -151,6 +155,11 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._record(decode_address(AddressKind.RECORD, record), True)
             case ["GET", "jobs", hold]:
                 return self._job(decode_address(AddressKind.RECORD, hold))
+            case ["PUT", "blobs", digest]:
+                self.server.blobs[bytes.fromhex(digest)] = body
+                return None
+            case ["GET", "donors"]:
+                return []
             case ["GET", "programs"]:
                 return self._programs()
             case ["POST", "unlocks"]:
@@ -264,6 +273,10 @@ class _Handler(BaseHTTPRequestHandler):
             state.terms.grace_seconds,
             _text(AddressKind.RECORD, state.request) if state.request else None,
             federation.compute_seconds_left(state.request),
+            disputes=[
+                api.Dispute(_text(AddressKind.RECORD, record), "payer", "", "", dispute.evidence.hex(), dispute.epoch)
+                for record, dispute in ledger.disputes.get(hold, {}).items()
+            ],
         )
 
     def _programs(self):
