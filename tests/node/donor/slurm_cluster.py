@@ -1,8 +1,9 @@
 """A real Slurm cluster on this machine, for tests and demonstrations: accounting, GPUs, control groups, N nodes.
 
-All its daemons live in namespaces of their own: a network with nothing but a loopback, so that no port is opened on this
-machine and two clusters never meet; a process table whose end is the end of every daemon and every job; a view of the
-file system. So one kill takes the whole cluster away, and the kernel does the same when the process that made it dies.
+All its daemons live in namespaces of their own: a network with nothing but a loopback, so that no port is opened on
+this machine and two clusters never meet; a process table whose end is the end of every daemon and every job; a view of
+the file system. So one kill takes the whole cluster away, and the kernel does the same when the process that made it
+dies.
 
 The GPUs are character devices with the numbers of NVIDIA's, and nothing behind them. That is enough for Slurm to count
 them, to hand them out, and to keep a job from opening those of another.
@@ -92,7 +93,9 @@ class SlurmCluster:
         for node in self.nodes:
             (self.directory / "spool" / node).mkdir()
             self._run("slurmd", "-N", node)
-        self._wait("every node is idle", lambda: len(self.read("sinfo", "-hN", "-t", "idle", "-o", "%n").split()) == self.size)
+        self._wait(
+            "every node is idle", lambda: len(self.read("sinfo", "-hN", "-t", "idle", "-o", "%n").split()) == self.size
+        )
 
     @property
     def size(self) -> int:
