@@ -155,7 +155,7 @@ def selftest(home: Path, quick: bool, as_json: bool) -> None:
     import trio
 
     from node.donor.calibrate import check_sandbox, measure
-    from node.donor.executors.sandbox import Sandbox
+    from node.donor.executors.choosing import make_executor
     from node.donor.runtimes import KNOWN_RUNTIMES, build_runtime
 
     donor_home = _open(home)
@@ -167,10 +167,10 @@ def selftest(home: Path, quick: bool, as_json: bool) -> None:
         )
 
     async def test() -> Any:
-        sandbox = Sandbox(donor_home.sandbox)
+        executor = make_executor(settings.executor, donor_home.sandbox, settings.slurm)
         try:
-            await sandbox.sweep()
-            await check_sandbox(sandbox, settings)
+            await executor.sweep()
+            await check_sandbox(executor, settings)
             _tell("the sandbox holds: no network, no files of yours, no rights")
             if quick:
                 return donor_home.load_score(), {}
@@ -183,9 +183,9 @@ def selftest(home: Path, quick: bool, as_json: bool) -> None:
             if RUNTIME_DEFAULT not in built:
                 raise UserError(f"measuring needs the runtime {RUNTIME_DEFAULT}: add it to runtimes in donor.toml")
             _tell("measuring")
-            return await measure(sandbox, settings, built[RUNTIME_DEFAULT], int(time.time())), built
+            return await measure(executor, settings, built[RUNTIME_DEFAULT], int(time.time())), built
         finally:
-            sandbox.close()
+            executor.close()
 
     score, built = trio.run(test)
     if score is None:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.donor.agent import Agent
 from node.donor.enrolling import load_donor_key, load_seal_seed
-from node.donor.executors.sandbox import Sandbox
+from node.donor.executors.choosing import make_executor
 from node.donor.runtimes import load_runtimes
 from node.donor.settings import DonorHome
 from node.errors import UserError
@@ -34,7 +34,7 @@ async def serve(home: DonorHome, passphrase_file: Path | None) -> None:
         raise UserError(f"runtimes that donor.toml offers are not built ({', '.join(missing)}): run the self-test")
     key = load_donor_key(home, passphrase_file)
     link = NodeClient(settings.node_url)
-    sandbox = Sandbox(home.sandbox)
+    executor = make_executor(settings.executor, home.sandbox, settings.slurm)
     agent = Agent(
         home,
         settings,
@@ -43,7 +43,7 @@ async def serve(home: DonorHome, passphrase_file: Path | None) -> None:
         Ed25519PrivateKey.from_private_bytes(key.seed),
         load_seal_seed(home),
         link,
-        sandbox,
+        executor,
         runtimes,
     )
     log.info("donor %s, node %s", agent.address, settings.node_url)
@@ -53,7 +53,7 @@ async def serve(home: DonorHome, passphrase_file: Path | None) -> None:
             await agent.run()
             nursery.cancel_scope.cancel()
     finally:
-        sandbox.close()
+        executor.close()
         link.close()
 
 

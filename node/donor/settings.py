@@ -19,12 +19,16 @@ from pathlib import Path
 import msgspec
 
 from node.config import format_toml
+from node.donor.executors.slurm_settings import SlurmSettings
 from node.errors import UserError
 from node.files import write_atomically
 from protocol.charter import FoundedCharter, decode_founded_charter
 from protocol.errors import InvalidInput
 
+DIRECTORY_NAME = "donor"
 WISHES = frozenset({"run", "pause", "finish"})
+EXECUTORS = ("sandbox", "slurm")
+"""What may run the jobs: this machine itself, or a cluster."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +45,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tick_seconds: int = 30
     grace_seconds: int = 3600
     processes_max: int = 512
+    executor: str = "sandbox"
+    slurm: SlurmSettings | None = None
 
     def check(self) -> None:
         """Raise `UserError` when a value makes no sense."""
@@ -49,6 +55,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise UserError(f"{name} in donor.toml must be above 0")
         if not self.job_classes:
             raise UserError("donor.toml lists no job_classes: nobody could run anything")
+        if self.executor not in EXECUTORS:
+            raise UserError(f"executor in donor.toml must be one of {', '.join(EXECUTORS)}, not {self.executor!r}")
+        if self.executor == "slurm" and self.slurm is None:
+            raise UserError("executor in donor.toml is slurm: say in a table [slurm] how to reach the cluster")
+        if self.slurm is not None:
+            self.slurm.check()
 
 
 _COMMENTS = {
@@ -58,6 +70,7 @@ _COMMENTS = {
     "wall_seconds_max": "longest job",
     "tick_seconds": "time between two readings of the meter: what you trust a payer with",
     "grace_seconds": "how long you may take to settle a job",
+    "executor": "what runs the jobs: sandbox (this machine) or slurm (a cluster, see the table [slurm])",
 }
 
 
@@ -107,10 +120,14 @@ class DonorHome:
     def save_settings(self, settings: Settings) -> None:
         """Write `donor.toml`, with a comment where a value needs one."""
         lines = []
-        for name, value in msgspec.to_builtins(settings).items():
+        values = msgspec.to_builtins(settings)
+        cluster = values.pop("slurm")
+        for name, value in values.items():
             if name in _COMMENTS:
                 lines.append(f"# {_COMMENTS[name]}")
             lines.append(f"{name} = {format_toml(value)}")
+        if cluster is not None:  # a table comes last in TOML
+            lines += ["", "[slurm]", *(f"{name} = {format_toml(value)}" for name, value in cluster.items())]
         write_atomically(self.settings_path, ("\n".join(lines) + "\n").encode())
 
     def load_charter(self) -> FoundedCharter:

@@ -87,8 +87,6 @@ class SlurmJob:
         self.is_reported = False
         self._usage = Usage(wall_ms=0, cpu_us=None, memory_peak_bytes=0)
         self._log_bytes = 0
-        self._stopped_at_seconds: int | None = None
-        """Slurm's count when we stopped the processes by a signal."""
 
     @property
     def log_bytes(self) -> int:
@@ -122,30 +120,17 @@ class SlurmJob:
             self.folder.save_note(self.note)
             self.wish.set()
 
-    def hold(self, elapsed_seconds: int) -> None:
-        """A signal stopped the processes; Slurm counts on."""
-        self._stopped_at_seconds = elapsed_seconds
-
-    def let_go(self, elapsed_seconds: int) -> None:
-        """They run again, or have ended."""
-        if self._stopped_at_seconds is not None:
-            self.note.held_seconds += max(0, elapsed_seconds - self._stopped_at_seconds)
-            self._stopped_at_seconds = None
-            self.folder.save_note(self.note)
-
     def count(self, queued: QueuedJob) -> None:
         """Take over how long it has run."""
-        seconds = queued.elapsed_seconds if self._stopped_at_seconds is None else self._stopped_at_seconds
         # Accounting rounds the parts between suspensions for itself.
-        wall_ms = max(0, seconds - self.note.held_seconds - self.was_suspended) * 1000
+        wall_ms = max(0, queued.elapsed_seconds - self.was_suspended) * 1000
         if wall_ms > self._usage.wall_ms:
             self._usage = Usage(wall_ms=wall_ms, cpu_us=None, memory_peak_bytes=0)
 
     def close_books(self, accounted: AccountedJob) -> Usage:
         """What accounting says counts."""
-        self.let_go(accounted.elapsed_seconds)
         self._usage = Usage(
-            wall_ms=max(0, accounted.elapsed_seconds - self.note.held_seconds) * 1000,
+            wall_ms=accounted.elapsed_seconds * 1000,
             cpu_us=None if accounted.cpu_seconds is None else accounted.cpu_seconds * 1_000_000,
             memory_peak_bytes=accounted.memory_peak_bytes,
         )
@@ -163,7 +148,6 @@ class SlurmExecutor:
         self._settings = settings
         self._directory = Path(settings.shared_directory)
         self._slurm = SlurmCommands(tuple(settings.prefix), settings.poll_seconds)
-        self._is_suspending_allowed = True
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -174,7 +158,7 @@ class SlurmExecutor:
             raise UserError(f"Slurm can't be used without {' '.join(missing)}: run apt-get install slurm-client")
         try:
             await self._slurm.call("squeue", "--me", "-h")
-            await self._slurm.list_accounted(time.time(), "--name", NAME_PREFIX)
+            await self._slurm.find_accounted(NAME_PREFIX, time.time())
         except (SlurmSilent, SlurmRefused) as error:
             raise UserError(
                 f"Slurm can't be used, or keeps no accounting (slurmdbd), on which charges rest: {error}"
@@ -365,19 +349,20 @@ class SlurmExecutor:
             log.info("Slurm: %s", refusal)
 
     async def _change_suspension(self, job: SlurmJob, queued: QueuedJob) -> None:
-        """Slurm's own suspension needs an operator's rights; without them, signals do, and we count the time."""
+        """Slurm freezes all processes of the job, some two seconds later, and counts no time from now on.
+
+        That needs an operator's rights. Without them the job runs on, and its time counts: signals reach only the
+        outermost of its processes. Raises: SlurmSilent, SlurmRefused.
+        """
         is_wanted = job.is_suspension_wanted
         job.was_suspended = True
-        if self._is_suspending_allowed and (queued.state == "SUSPENDED") != is_wanted:
+        if (queued.state == "SUSPENDED") != is_wanted:
             try:
                 await self._slurm.call("scontrol", "suspend" if is_wanted else "resume", str(queued.number))
             except SlurmRefused as refusal:
-                if "denied" not in str(refusal).lower() and "permi" not in str(refusal).lower():
+                if "permission" not in str(refusal).lower():
                     raise
-                self._is_suspending_allowed = False
-        if not self._is_suspending_allowed:
-            await self._slurm.cancel(job.note.name, "--full", f"--signal={'STOP' if is_wanted else 'CONT'}")
-            (job.hold if is_wanted else job.let_go)(queued.elapsed_seconds)
+                log.warning("this cluster does not let the agent suspend jobs, which needs an operator's rights")
         job.is_suspended = is_wanted
 
     async def _check_disk(self, job: SlurmJob) -> None:

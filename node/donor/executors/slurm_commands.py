@@ -145,19 +145,19 @@ class SlurmCommands:
         Of several runs under one number the first counts: a later one finds the job claimed, and does nothing.
         Raises: SlurmSilent, SlurmRefused.
         """
-        found = await self.list_accounted(since_seconds, "--name", name)
+        found = await self.list_accounted(since_seconds, os.geteuid(), "--name", name)
         return next((job for job in found if job.is_ended), found[-1] if found else None)
 
-    async def list_accounted(self, since_seconds: float, *options: str) -> list[AccountedJob]:
-        """All that accounting has of this user's jobs since then. Raises: SlurmSilent, SlurmRefused."""
+    async def list_accounted(self, since_seconds: float, user: int, *options: str) -> list[AccountedJob]:
+        """All that accounting has of a user's jobs since then. Raises: SlurmSilent, SlurmRefused."""
         days = max(0, math.ceil((time.time() - since_seconds) / 86400)) + 1  # whatever the time zone there
         line = ["sacct", "-P", "-n", "--duplicates", "--noconvert", f"--delimiter={_SEPARATOR}"]
-        line += ["-u", str(os.geteuid()), "-S", f"now-{days}days", "-o", _ACCOUNTING_FIELDS, *options]
+        line += ["-u", str(user), "-S", f"now-{days}days", "-o", _ACCOUNTING_FIELDS, *options]
         return parse_accounting(await self.call(*line))
 
-    async def cancel(self, name: str, *options: str) -> None:
-        """End the jobs of this name, or signal them; none may be there. Raises: SlurmSilent, SlurmRefused."""
-        await self.call("scancel", "--quiet", "--user", str(os.geteuid()), "--name", name, *options)
+    async def cancel(self, name: str) -> None:
+        """End the job of this name; it need not be there. Raises: SlurmSilent, SlurmRefused."""
+        await self.call("scancel", "--quiet", "--user", str(os.geteuid()), "--name", name)
 
 
 async def insist(ask: Callable[[], Awaitable[_Result]]) -> _Result:

@@ -1,6 +1,6 @@
 """The folder of one job in the file system that the agent and the cluster's nodes share.
 
-    job.json   what must outlive the agent: the job's name at Slurm, how we ended it, how long we held it up
+    job.json   what must outlive the agent: the job's name at Slurm, and how we ended it
     batch, arguments, rest, filter, password, group, script, word    what the node is told to run
     claimed    made by the one process that runs the job       printed    a zero byte as it begins, then what it prints
     work       the job's own work directory; its `out` is the result, its `checkpoint` what another run goes on with
@@ -39,8 +39,6 @@ class JobNote(msgspec.Struct):
     submitted_at_seconds: float
     end_state: str = ""
     """Why we ended it, written before we do."""
-    held_seconds: int = 0
-    """Time for which we stopped its processes without Slurm's knowing, so that Slurm counts it as time that it ran."""
     is_over: bool = False
 
 

@@ -46,6 +46,17 @@ from protocol.records import (
 from protocol.replica import Replica
 from protocol.rules import Circumstances, check_record
 from protocol.statements import CommitBatch, VoteBatch, decode_slot_proposal, decode_unlock_request
+from tests.node.donor.slurm_cluster import find_obstacle, running_cluster
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster():
+    """A real cluster of three nodes, for all tests that need one."""
+    if obstacle := find_obstacle():
+        pytest.skip(obstacle)
+    with running_cluster() as cluster:
+        yield cluster
+
 
 WORDS = " ".join(["abandon"] * 23 + ["art"])
 

@@ -163,13 +163,23 @@ class SlurmCluster:
         """slurmctld, which knows the queue."""
         self._run("slurmctld", "-i")
 
-    def kill_controller(self) -> None:
-        """`kill -9` of slurmctld; returns when it has gone."""
+    def kill_controller(self, *, is_forgetting: bool = False) -> None:
+        """`kill -9` of slurmctld; returns when it has gone. It writes its jobs down every few seconds: one that is to
+        forget had not done so yet.
+        """
         # The number in the file counts in the cluster's own table of processes.
         pid_file = self.directory / "run" / "slurmctld.pid"
         self._run("kill", "-9", pid_file.read_text().strip())
         pid_file.unlink()
         self._wait("the controller has gone", lambda: not self._is_controller_there())
+        if is_forgetting:
+            for path in (self.directory / "state").glob("job_state*"):
+                path.unlink()
+
+    def is_written_down(self, name: str, since_seconds: float) -> bool:
+        """Whether the controller, killed now, would know what became of this job until then (Unix time)."""
+        path = self.directory / "state" / "job_state"
+        return path.exists() and path.stat().st_mtime > since_seconds and name.encode() in path.read_bytes()
 
     def _is_controller_there(self) -> bool:
         return self.call("pgrep", "-x", "slurmctld").returncode == 0
