@@ -176,10 +176,13 @@ class SlurmCluster:
             for path in (self.directory / "state").glob("job_state*"):
                 path.unlink()
 
-    def is_written_down(self, name: str, since_seconds: float) -> bool:
-        """Whether the controller, killed now, would know what became of this job until then (Unix time)."""
-        path = self.directory / "state" / "job_state"
-        return path.exists() and path.stat().st_mtime > since_seconds and name.encode() in path.read_bytes()
+    def write_down(self, name: str) -> None:
+        """Returns when the controller, killed now, would still know this job as it is."""
+        state = self.directory / "state" / "job_state"
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        # Any change makes it write within some seconds.
+        self._run("scontrol", "update", f"JobName={name}", "Comment=changed")
+        self._wait("the queue is on disk", lambda: state.exists() and state.stat().st_mtime_ns > before)
 
     def _is_controller_there(self) -> bool:
         return self.call("pgrep", "-x", "slurmctld").returncode == 0
