@@ -1,7 +1,7 @@
 """The donor's agent: publishes what this machine lends, answers requests, and looks after each job to its end.
 
-It opens no port: it asks its sponsor's node for messages, so it works behind any router. One job runs at a time; the
-agent of a machine is alone with it, kept so by a lock.
+It opens no port: it asks its sponsor's node for messages, so it works behind any router. Jobs run side by side as far
+as the machine has room for them; the agent of a machine is alone with it, kept so by a lock.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from node.addresses import Kind, decode_address, encode_address
 from node.donor.executors.executor import Executor
 from node.donor.job import JobRun
 from node.donor.job_file import JobDocument, JobFile
+from node.donor.machine import Machine, Share
 from node.donor.post import NodeLink, Post
 from node.donor.runtimes import Runtime
 from node.donor.settings import DonorHome, Score, Settings
@@ -57,7 +58,7 @@ TICKS_MAX = 2880
 
 
 class Agent:
-    """One donor's agent. Invariant: at most one job occupies the machine."""
+    """One donor's agent. Invariant: the jobs that run have room on the machine, all together."""
 
     def __init__(
         self,
@@ -87,7 +88,6 @@ class Agent:
         self._executor = executor
         self._offered_runtimes = {name: runtimes[name] for name in settings.runtimes if name in runtimes}
         self._now = now
-        self._running: str | None = None
         self._jobs: dict[str, JobRun] = {}
         self._wish = home.read_wish()
         self._offer: Offer | None = None
@@ -99,9 +99,10 @@ class Agent:
             self._post,
             executor,
             {runtime.digest: runtime for runtime in self._offered_runtimes.values()},
+            (),
             now,
-            self._take_machine,
-            self._free_machine,
+            lambda conversation, request: self.machine.take(conversation, request),
+            lambda conversation: self.machine.give_back(conversation),
         )
 
     @property
@@ -112,6 +113,9 @@ class Agent:
     async def run(self) -> None:
         """Sweep, take up every unfinished job, then serve until told to finish."""
         await self._executor.sweep()
+        settings = self.settings
+        lent = Share(settings.cores, settings.memory_bytes, settings.disk_bytes, 0)
+        self.machine = Machine(lent, self._executor.is_disk_in_memory)
         async with trio.open_nursery() as nursery:
             for job in JobFile.load_all(self.home.jobs):
                 if not job.document.is_over:
@@ -124,13 +128,15 @@ class Agent:
     def evict_all(self) -> None:
         """The owner takes the machine back: running jobs end, and are not charged for what is lost."""
         for run in list(self._jobs.values()):
-            if run.document.hold:
+            if run.is_started:
                 run.stop(JobState.EVICTED)
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
     def _take_up(self, job: JobFile, nursery: trio.Nursery) -> None:
         run = JobRun(self._shop, job)
+        if run.is_started and job.document.state != JobState.HELD:
+            self.machine.keep(job.document.conversation, run.request)
         self._jobs[job.document.conversation] = run
         nursery.start_soon(self._look_after, run)
 
@@ -142,16 +148,6 @@ class Agent:
             log.exception("job %s: stopped by an error of ours", run.document.conversation[:8])
         finally:
             self._jobs.pop(run.document.conversation, None)
-
-    def _take_machine(self, conversation: str) -> bool:
-        if self._running is not None or self._wish != "run":
-            return False
-        self._running = conversation
-        return True
-
-    def _free_machine(self, conversation: str) -> None:
-        if self._running == conversation:
-            self._running = None
 
     async def _watch_wish(self) -> None:
         """Returns when the donor asked to finish and no job is under way."""
@@ -256,11 +252,11 @@ class Agent:
         offer = self._offer
         if offer is None or self._wish != "run":
             raise Rejected(Reason.POLICY, "the donor takes no jobs at the moment")
-        if self._running is not None:
-            raise Rejected(Reason.POLICY, "the machine is busy with another job")
         if sum(not run.document.hold for run in self._jobs.values()) >= OPEN_QUOTES_MAX:
             raise Rejected(Reason.LIMIT_EXCEEDED, "too many quotes are open: try again in some minutes")
         check_request_fits(offer, request)
+        if not self.machine.has_room(request):
+            raise Rejected(Reason.POLICY, "the machine is busy with other jobs")
         policy = self.charter.policy
         grace = min(max(self.settings.grace_seconds, policy.hold_grace_seconds_min), policy.hold_grace_seconds_max)
         rate = compute_rate(offer, request)

@@ -1,9 +1,10 @@
 """One job on a donated machine, from the quote to the last millicredit.
 
-    QUOTED > HELD > STAGING > RUNNING > (an end state) > SETTLED
+    QUOTED > HELD > STAGING > RUNNING <> SUSPENDED > (an end state) > SETTLED
 
-Each state is on disk before it is acted on. A job that was under way when the agent died ended by the donor's fault:
-nothing is charged for work that is lost, and the hold is settled so that the payer has the rest back.
+Each state is on disk before it is acted on. A job that was under way when the agent died goes on when its executor
+still has it; else it ended by the donor's fault: what its last checkpoint does not hold is not charged, and the hold
+is settled so that the payer has the rest back.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import Callable
 import trio
 
 from node.donor.calling import Line
-from node.donor.executors.executor import JobCommand, JobHandle, JobNotStarted, Limits, Outcome
+from node.donor.execution import Execution
+from node.donor.executors.executor import JobCommand, JobLost, JobNotStarted, Outcome
 from node.donor.job_file import JobFile
 from node.donor.meter import Meter
 from node.donor.outputs import fetch_inputs, hand_over_outputs, read_script
@@ -22,10 +24,8 @@ from node.donor.settling import settle
 from node.donor.workshop import Workshop
 from node.errors import UserError
 from protocol.conversation import (
-    LOG_CHUNK_BYTES_MAX,
     Accepted,
     Cancel,
-    LogChunk,
     Message,
     Quoted,
     ReceiptAgreed,
@@ -33,13 +33,12 @@ from protocol.conversation import (
     Result,
     Settled,
     Start,
-    Started,
     Ticked,
     VoucherGiven,
     compute_seal_context,
 )
 from protocol.errors import InvalidInput
-from protocol.metering import CHARGED_STATES, JobState, Voucher
+from protocol.metering import JobState, Voucher
 from protocol.quotes import (
     NO_EXIT_STATUS,
     JobReceipt,
@@ -52,14 +51,7 @@ from protocol.receipts import find_charter_version, verify_receipt
 
 log = logging.getLogger(__name__)
 
-LOG_SECONDS_FIRST = 0.5
-LOG_SECONDS_MAX = 15.0
-LOG_END_BYTES_MAX = 256 * 1024
-LOG_BYTES_MAX = 4 * 1024 * 1024
-LOG_MESSAGES_MAX = 800
-"""A mailbox takes 8 MiB in 4,096 messages; the ticks need most of the latter."""
 END_PATIENCE_SECONDS = 600.0
-OUTPUT_BYTES_MAX = 60 * 1024 * 1024
 LATE_SECONDS = 600
 """How long after its end a quote is listened for: a hold that was made in the last moment must be given back."""
 REASON_CHARACTERS_MAX = 200
@@ -79,10 +71,7 @@ class JobRun:
         self.line = Line(federation, shop.key, shop.seal_seed, shop.post, job, self.request)
         self._start_heard = trio.Event()
         self._news = trio.Event()
-        self._handle: JobHandle | None = None
-        self._stop_state: JobState | None = None
-        self._log_sent = 0
-        self._log_said = 0
+        self._execution = Execution(shop, job, self.quote, self.request, self.meter, self.line)
 
     async def run(self) -> None:
         """To the end of the job's life, from wherever its file says that it stands."""
@@ -92,7 +81,7 @@ class JobRun:
                 await self._run_from_state()
                 nursery.cancel_scope.cancel()
         finally:
-            self.shop.free_machine(self.document.conversation)
+            self.shop.give_back_machine(self.document.conversation)
 
     async def _run_from_state(self) -> None:
         document = self.document
@@ -104,19 +93,32 @@ class JobRun:
             if not document.hold:
                 self.job.remove()
                 return
-            if document.state == JobState.HELD:
+        if not document.is_ended:
+            is_room = self.shop.take_machine(document.conversation, self.request)
+            if is_room or document.state != JobState.HELD:
                 await self._work()
-                self.shop.free_machine(self.document.conversation)
-        elif not document.is_ended:
-            self._end(JobState.DONOR_FAILED, None, b"", "the donor's machine was interrupted")
+            else:
+                self._end(JobState.DONOR_FAILED, None, b"", "the machine is busy with other jobs")
+            self.shop.give_back_machine(document.conversation)
         await self._conclude()
+
+    @property
+    def is_started(self) -> bool:
+        """True from the start, when the money was put aside, to the end."""
+        return bool(self.document.hold) and not self.document.is_ended
 
     def stop(self, state: JobState) -> None:
         """End the job if it has not ended; the first reason counts."""
-        if not self.document.is_ended and self._stop_state is None:
-            self._stop_state = state
-            if self._handle is not None:
-                self._handle.stop()
+        if not self.document.is_ended:
+            self._execution.stop(state)
+
+    def suspend(self, reason: str) -> None:
+        """The owner wants the machine: the job stands still, and its meter with it."""
+        self._execution.suspend(reason)
+
+    def resume(self) -> None:
+        """The job may go on."""
+        self._execution.resume()
 
     # -- hearing ------------------------------------------------------------------------------------------------
 
@@ -149,17 +151,9 @@ class JobRun:
         document.vouchers = [(0, 0, start.voucher_signature)]
         document.state = JobState.HELD
         self.job.save()
-        refusal = self._find_refusal()
-        if refusal:
-            self._end(JobState.DONOR_FAILED, None, b"", refusal)
-        self._start_heard.set()
-
-    def _find_refusal(self) -> str:
         if self.shop.now() > self.quote.valid_until:
-            return "the quote has run out"
-        if not self.shop.take_machine(self.document.conversation):
-            return "the machine is busy with another job"
-        return ""
+            self._end(JobState.DONOR_FAILED, None, b"", "the quote has run out")
+        self._start_heard.set()
 
     def _handle_agreement(self, signature: bytes) -> None:
         """The payer's signature for the job receipt."""
@@ -176,13 +170,13 @@ class JobRun:
     async def _work(self) -> None:
         """Stage, run, meter, and write down how it ended."""
         document = self.document
-        await self.line.say(Accepted(document.hold))
-        self._enter(JobState.STAGING)
         try:
-            command = await self._stage()
-            outcome = await self._execute(command)
+            outcome = await self._run_or_take_up()
         except InvalidInput as error:
             self._end(JobState.USER_FAILED, None, b"", f"the inputs can't be used: {error}")
+            return
+        except JobLost:
+            self._end(JobState.DONOR_FAILED, None, b"", "the donor's machine was interrupted")
             return
         except (JobNotStarted, UserError, OSError) as error:
             log.warning("job %s did not start: %s", document.conversation[:8], error)
@@ -190,12 +184,22 @@ class JobRun:
             return
         finally:
             self.job.remove_bundle()
-        state = self._stop_state or _compute_end_state(outcome)
-        if state in CHARGED_STATES:
-            self.meter.add_tick(outcome.usage.wall_ms)
+        state = self._execution.stop_state or _compute_end_state(outcome)
         outputs, detail = await hand_over_outputs(self.shop.post, self.request.result_key, document.hold, outcome)
         self._end(state, outcome, outputs, detail)
-        await self.shop.executor.release(self._job_id)
+        await self.shop.executor.release(document.hold.hex())
+
+    async def _run_or_take_up(self) -> Outcome:
+        """A job that the executor still has is never run a second time."""
+        if self.document.state != JobState.HELD:
+            try:
+                return await self._execution.take_up()
+            except JobLost:
+                if self.document.state != JobState.STAGING:
+                    raise
+        await self.line.say(Accepted(self.document.hold))
+        self.job.enter(JobState.STAGING)
+        return await self._execution.run(await self._stage())
 
     async def _stage(self) -> JobCommand:
         """Fetch, open and unpack the inputs. Raises: InvalidInput when they are not what was announced."""
@@ -211,88 +215,12 @@ class JobRun:
         runtime = self.shop.runtimes.get(self.request.runtime)
         return JobCommand(
             program=f"set -e\n{script.setup}\n{script.run}\n",
-            output_bytes_max=min(OUTPUT_BYTES_MAX, self.request.disk_bytes),
+            output_bytes_max=self._execution.output_bytes_max,
             environment=dict(script.environment),
             runtime=runtime.directory if runtime else None,
             input_directory=self.job.bundle_directory / "work",
+            hosts=self.shop.hosts if self.request.is_online else (),
         )
-
-    async def _execute(self, command: JobCommand) -> Outcome:
-        """Run the job, its meter and its log until it has ended. Raises: JobNotStarted."""
-        ended: list[Outcome] = []
-        failed: list[JobNotStarted] = []
-        request = self.request
-        limits = Limits(
-            cores=request.cores,
-            memory_bytes=request.memory_bytes,
-            processes=self.shop.settings.processes_max,
-            disk_bytes=request.disk_bytes,
-            wall_seconds=request.wall_seconds,
-        )
-
-        async def run_job(task_status: trio.TaskStatus[JobHandle | None]) -> None:
-            try:
-                ended.append(await self.shop.executor.run(self._job_id, command, limits, task_status=task_status))
-            except JobNotStarted as error:
-                failed.append(error)
-                task_status.started(None)
-            nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            self._handle = await nursery.start(run_job)
-            if self._handle is not None:
-                self.document.started_at_seconds = int(self.shop.now())
-                self._enter(JobState.RUNNING)
-                if self._stop_state is not None:
-                    self._handle.stop()
-                nursery.start_soon(self.line.say, Started(self.document.hold))
-                nursery.start_soon(self._watch_meter, self._handle)
-                nursery.start_soon(self._watch_log, self._handle)
-        if failed:
-            raise failed[0]
-        assert self._handle is not None
-        await self._send_log(self._handle, LOG_END_BYTES_MAX)
-        return ended[0]
-
-    @property
-    def _job_id(self) -> str:
-        return self.document.hold.hex()
-
-    async def _watch_meter(self, handle: JobHandle) -> None:
-        while True:
-            await trio.sleep(self.quote.tick_seconds)
-            if self.meter.is_payer_behind:
-                self.document.detail = "stopped: the payer did not agree to the last tick in time"
-                self.stop(JobState.POLICY_KILLED)
-                return
-            self.meter.add_tick(handle.usage().wall_ms)
-            for tick in self.meter.list_unanswered_ticks():
-                await self.line.say(Ticked(tick.encode()))
-
-    async def _watch_log(self, handle: JobHandle) -> None:
-        pause, pause_max = LOG_SECONDS_FIRST, max(LOG_SECONDS_MAX, 1.5 * self.quote.wall_seconds / LOG_MESSAGES_MAX)
-        while self._log_said < LOG_BYTES_MAX:
-            await trio.sleep(pause)
-            pause = min(pause * 1.5, pause_max)
-            await self._send_log(handle, LOG_CHUNK_BYTES_MAX)
-
-    async def _send_log(self, handle: JobHandle, bytes_max: int) -> None:
-        """What the job wrote since the last time, or the end of it when that is too much."""
-        end = handle.log_bytes
-        fresh = end - self._log_sent
-        if fresh <= 0:
-            return
-        content = handle.read_log_tail(min(fresh, bytes_max))
-        self._log_sent = end
-        self._log_said += len(content)
-        for start in range(0, len(content), LOG_CHUNK_BYTES_MAX):
-            chunk = content[start : start + LOG_CHUNK_BYTES_MAX]
-            await self.line.say(LogChunk(end - len(content) + start, chunk))
-
-    def _enter(self, state: JobState) -> None:
-        self.document.state = state
-        self.job.save()
-        log.info("job %s: %s", self.document.conversation[:8], state)
 
     # -- ending -------------------------------------------------------------------------------------------------
 
@@ -322,7 +250,7 @@ class JobRun:
         document.receipt = receipt.encode()
         document.amount_due = amount
         document.detail = (document.detail or detail)[:REASON_CHARACTERS_MAX]
-        self._enter(state)
+        self.job.enter(state)
 
     async def _conclude(self) -> None:
         """Say how it ended, wait for the payer's agreement within half the grace, settle."""

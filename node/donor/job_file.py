@@ -6,6 +6,7 @@ follows from that. The file is replaced whole (write, sync, rename).
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import msgspec
 from node.errors import UserError
 from node.files import write_atomically
 from protocol.metering import END_STATES, JobState, Tick, Voucher, decode_tick
+
+log = logging.getLogger(__name__)
 
 DOCUMENT_NAME = "job.json"
 SETTLED = "SETTLED"
@@ -35,9 +38,12 @@ class JobDocument(msgspec.Struct):
     """Number of the last envelope that was taken."""
     sent: int = 0
     """Envelopes that may have been posted."""
+    log_sent: int = 0
+    """Bytes of the job's log that may have been posted."""
     hold: bytes = b""
     inputs: bytes = b""
-    started_at_seconds: int = 0
+    checkpoint: bytes = b""
+    """SHA-256 of the opened checkpoint that a tick named last, or none."""
     ticks: list[bytes] = []
     vouchers: list[tuple[int, int, bytes]] = []
     """(sequence, amount, signature), ascending; the first is for nothing."""
@@ -107,6 +113,12 @@ class JobFile:
     def bundle_directory(self) -> Path:
         """Where the inputs are unpacked."""
         return self.directory / "bundle"
+
+    def enter(self, state: JobState) -> None:
+        """Write down where the job stands."""
+        self.document.state = state
+        self.save()
+        log.info("job %s: %s", self.document.conversation[:8], state)
 
     def save(self) -> None:
         """On disk when this returns."""

@@ -19,6 +19,7 @@ from protocol.metering import (
     sign_tick,
 )
 from protocol.quotes import Quote, QuoteRequest
+from protocol.records import NONE
 
 
 class Meter:
@@ -55,13 +56,18 @@ class Meter:
         document = self._job.document
         return document.choose_voucher(document.amount_due).amount == document.amount_due
 
-    def add_tick(self, elapsed_ms: int) -> Tick:
-        """Read the meter. Time beyond the quote's wall time is never charged, whatever the clock says."""
+    def add_tick(self, elapsed_ms: int, checkpoint: bytes = NONE) -> Tick:
+        """Read the meter. `checkpoint` names what the payer has back from that moment.
+
+        Time beyond the quote's wall time is never charged, whatever the clock says.
+        """
         before = self.last_tick
         charged_ms = min(elapsed_ms, self._quote.wall_seconds * 1000)
         if before is not None:
             charged_ms = max(charged_ms, before.elapsed_ms)
-        tick = sign_tick(self._federation, self._key, self._job.document.hold, self._quote.rate, before, charged_ms)
+        tick = sign_tick(
+            self._federation, self._key, self._job.document.hold, self._quote.rate, before, charged_ms, checkpoint
+        )
         self._ticks.append(tick)
         self._job.document.ticks.append(tick.encode())
         self._job.save()

@@ -16,13 +16,14 @@ from node.errors import UserError
 from node.known_charters import KnownCharters
 from protocol.charter import Charter
 from protocol.errors import InvalidInput
+from protocol.quotes import QuoteRequest
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """`take_machine(conversation)` asks for the machine and says whether it was free; the other gives it back."""
+    """`take_machine(conversation, request)` asks for a share of the machine and says whether there was one."""
 
     charters: KnownCharters
     key: Ed25519PrivateKey
@@ -32,10 +33,12 @@ class Workshop:
     executor: Executor
     runtimes: dict[bytes, Runtime]
     """Those that are offered, by digest."""
+    hosts: tuple[str, ...]
+    """What a job that asks for a network may reach, as `name:port`."""
     now: Callable[[], float]
     """Unix seconds."""
-    take_machine: Callable[[str], bool]
-    free_machine: Callable[[str], None]
+    take_machine: Callable[[str, QuoteRequest], bool]
+    give_back_machine: Callable[[str], None]
 
     @property
     def charter(self) -> Charter:

@@ -319,4 +319,4 @@ def test_a_script_survives_its_encoding():
 def test_golden_ids(charter, offer, request_, quote, receipt):
     federation = charter.federation
     found = [value.compute_id(federation).hex()[:16] for value in (offer, request_, quote, receipt)]
-    assert found == ["74f4fbcedd36475e", "5d94ad832e0e8b80", "8593e48ea71c8448", "801f6136eb898388"]
+    assert found == ["b9188d224971dc98", "2c3df972cf6a794b", "92c7cb8df2b2895e", "d723086c7491b501"]
