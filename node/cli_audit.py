@@ -16,12 +16,12 @@ from node.terminal import emit, json_option
 
 if TYPE_CHECKING:
     from node.donor.executors.slurm_commands import AccountedJob
-    from node.donor.job_file import JobDocument
     from node.donor.settings import Settings
     from node.donor.slurm_audit import Comparison
 
 EXIT_FAILED = 1
 DAYS_DEFAULT = 30
+"""How far back to look at Slurm when the donor has no job files."""
 
 
 @click.command()
@@ -79,12 +79,12 @@ def _compare(home: NodeHome, donor_directory: Path, url: str | None) -> Comparis
     from node.donor.enrolling import read_address
     from node.donor.job_file import JobFile
     from node.donor.settings import DIRECTORY_NAME, DonorHome
-    from node.donor.slurm_audit import compare, find_hold
+    from node.donor.slurm_audit import compare, find_first_moment, find_hold
 
     donor = DonorHome(donor_directory / DIRECTORY_NAME)
     settings, charter = donor.load_settings(), donor.load_charter().charter
     documents = [job.document for job in JobFile.load_all(donor.jobs)]
-    accounted = _ask_slurm(settings, documents)
+    accounted = _ask_slurm(settings, find_first_moment(charter, documents))
     address = read_address(donor)
     if url is None:
         paid = _read_verified(home, decode_address(Kind.ACCOUNT, address))
@@ -95,8 +95,8 @@ def _compare(home: NodeHome, donor_directory: Path, url: str | None) -> Comparis
     return compare(charter, documents, accounted, paid)
 
 
-def _ask_slurm(settings: Settings, documents: list[JobDocument]) -> list[AccountedJob]:
-    """All that Slurm's accounting has of the donor's jobs since its oldest one. Raises: UserError."""
+def _ask_slurm(settings: Settings, since_seconds: float | None) -> list[AccountedJob]:
+    """All that Slurm's accounting has of the donor's jobs since its oldest one (Unix time). Raises: UserError."""
     import trio
 
     from node.donor.executors.slurm_commands import SlurmCommands, SlurmRefused, SlurmSilent
@@ -104,8 +104,8 @@ def _ask_slurm(settings: Settings, documents: list[JobDocument]) -> list[Account
     if settings.slurm is None:
         raise UserError("the donor's settings have no table [slurm]: its jobs run on no cluster")
     commands = SlurmCommands(tuple(settings.slurm.prefix), settings.slurm.poll_seconds)
-    starts = [document.started_at_seconds for document in documents if document.started_at_seconds]
-    since_seconds = min(starts, default=time.time() - DAYS_DEFAULT * 86400)
+    if since_seconds is None:
+        since_seconds = time.time() - DAYS_DEFAULT * 86400
     try:
         user = Path(settings.slurm.shared_directory).stat().st_uid
         return trio.run(commands.list_accounted, since_seconds, user)
@@ -114,26 +114,28 @@ def _ask_slurm(settings: Settings, documents: list[JobDocument]) -> list[Account
 
 
 def _read_verified(home: NodeHome, donor: bytes) -> dict[bytes, int | None]:
-    """The donor's holds and what was paid for each, from the ledger verified anew."""
+    """Every hold, and what this donor was paid for it, from the ledger verified anew."""
     from protocol.states import HoldPhase
 
     holds = verify_ledger(home).replica.ledger.holds
     return {
-        name: state.paid if state.phase is HoldPhase.SETTLED else None
+        name: state.paid if state.phase is HoldPhase.SETTLED and state.payee == donor else None
         for name, state in holds.items()
-        if state.payee == donor
     }
 
 
 def _ask_node(home: NodeHome, url: str, donor: str, holds: set[bytes]) -> dict[bytes, int | None]:
-    """The same as a running node tells it: of the named holds, and of the newest ones of the donor."""
+    """The same as a running node tells it, of the named holds and the newest ones."""
     from node.addresses import Kind, decode_address, encode_address
     from node.operator.connection import connect
 
     with connect(home, url) as client:
         named = [client.get_job(encode_address(Kind.RECORD, hold)) for hold in sorted(holds)]
-        found = [job for job in (*named, *client.get_jobs()) if job is not None and job.payee == donor]
-    return {decode_address(Kind.RECORD, job.hold): job.paid if job.state == "SETTLED" else None for job in found}
+        found = [job for job in (*named, *client.get_jobs()) if job is not None]
+    return {
+        decode_address(Kind.RECORD, job.hold): job.paid if job.state == "SETTLED" and job.payee == donor else None
+        for job in found
+    }
 
 
 def _show(comparison: Comparison, as_json: bool) -> None:

@@ -20,6 +20,8 @@ from protocol.metering import CHARGED_STATES, JobState, compute_charge
 from protocol.quotes import JobReceipt, Quote, QuoteRequest, decode_job_receipt, decode_quote, decode_quote_request
 
 MEBIBYTE = 1 << 20
+QUOTE_SECONDS_MAX = 86400
+"""A quote is valid for some minutes; the clocks of agent and cluster may differ."""
 
 
 class Difference(NamedTuple):
@@ -64,8 +66,8 @@ def compare(
     accounted: Iterable[AccountedJob],
     paid: Mapping[bytes, int | None],
 ) -> Comparison:
-    """Compare the donor's job files, its jobs at Slurm, and its holds on the ledger (`paid`: none while one is open or
-    when it was reclaimed).
+    """Compare the donor's job files, the jobs at Slurm, and the ledger's holds: `paid` says of each that it knows what
+    this donor got, none while one is open, when it was reclaimed, or when it is another donor's.
     """
     ran = _group_by_hold(accounted)
     by_hold = {document.hold: document for document in documents if document.hold}
@@ -96,6 +98,12 @@ def compare(
         sum(charge.paid < charge.receipt.amount for charge in charges),
         differences,
     )
+
+
+def find_first_moment(charter: Charter, documents: Iterable[JobDocument]) -> float | None:
+    """Unix time before which none of these jobs was submitted; none when there are none."""
+    moments = [decode_quote(charter, document.quote).valid_until for document in documents]
+    return min(moments) - QUOTE_SECONDS_MAX if moments else None
 
 
 def find_hold(job: AccountedJob) -> bytes | None:

@@ -1,0 +1,171 @@
+"""Charges of jobs that ran on a real cluster, derived again from its accounting; and forged ones, which are found."""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+
+import msgspec
+import pytest
+import trio
+from click.testing import CliRunner
+
+from node import api
+from node.addresses import Kind, decode_address, encode_address
+from node.cli_audit import audit
+from node.donor.agent import Agent
+from node.donor.enrolling import ADDRESS_NAME
+from node.donor.executors.choosing import make_executor
+from node.donor.executors.slurm_commands import AccountedJob, SlurmCommands
+from node.donor.executors.slurm_settings import SlurmSettings
+from node.donor.job_file import JobFile
+from node.donor.settings import Score
+from node.donor.slurm_audit import compare, find_first_moment, find_hold
+from protocol.metering import compute_charge
+from protocol.quotes import decode_quote
+from protocol.states import HoldPhase
+from tests.node.donor.conftest import DONOR_KEY, SEAL_SEED, SETTINGS, WEIGHT
+from tests.node.donor.test_agent import Payer
+
+FUNDS = 10**6
+PATIENCE_SECONDS = 120
+
+
+@pytest.fixture
+def home(donor_home, fake_node, donor_account, slurm_cluster, tmp_path):
+    """A donor whose jobs run on the cluster."""
+    slurm = SlurmSettings(
+        str(slurm_cluster.shared / tmp_path.name), prefix=list(slurm_cluster.prefix), poll_seconds=0.1
+    )
+    donor_home.save_settings(msgspec.structs.replace(SETTINGS, executor="slurm", slurm=slurm))
+    donor_home.charter_path.write_bytes(fake_node.founded.encode())
+    (donor_home.directory / ADDRESS_NAME).write_text(encode_address(Kind.ACCOUNT, donor_account))
+    return donor_home
+
+
+@asynccontextmanager
+async def serving(home, fake_node):
+    """The donor's agent serves inside the block."""
+    settings = home.load_settings()
+    executor = make_executor(settings.executor, home.sandbox, settings.slurm)
+    agent = Agent(
+        home,
+        settings,
+        Score(WEIGHT, 1.0, 1.0, 1.0, 0),
+        fake_node.charter,
+        DONOR_KEY,
+        SEAL_SEED,
+        fake_node,
+        executor,
+        {},
+        poll_seconds=1,
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(agent.run)
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not fake_node.offers:
+                await trio.sleep(0.05)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def settled(home, fake_node, wallet, person_key, donor_account, write_job, slurm_cluster):
+    """(job files, what Slurm accounts for, what was paid by hold) of two jobs, one of which failed."""
+    fake_node.fund(person_key, FUNDS)
+    fake_node.sponsor(donor_account)
+    async with serving(home, fake_node):
+        for program in ("sleep 2; cat input.txt >out/copy", "exit 3"):
+            with trio.fail_after(PATIENCE_SECONDS):
+                payer = Payer(wallet, fake_node)
+                await trio.to_thread.run_sync(payer.run, write_job(program))
+    documents = [job.document for job in JobFile.load_all(home.jobs)]
+    slurm = home.load_settings().slurm
+    accounted = await SlurmCommands(tuple(slurm.prefix), 1.0).list_accounted(
+        find_first_moment(fake_node.charter, documents), 0
+    )
+    holds = {document.hold for document in documents}
+    return documents, [job for job in accounted if find_hold(job) in holds], _list_paid(fake_node)
+
+
+def _list_paid(fake_node):
+    holds = fake_node.replica.ledger.holds
+    return {name: hold.paid if hold.phase is HoldPhase.SETTLED else None for name, hold in holds.items()}
+
+
+async def test_every_charge_follows_from_the_clusters_accounting_and_forged_ones_are_found(fake_node, settled):
+    documents, accounted, paid = settled
+    charter = fake_node.charter
+    comparison = compare(charter, documents, accounted, paid)
+    assert comparison.differences == []
+    assert (comparison.compared, comparison.paid) == (2, comparison.derived)
+    by_hold = {find_hold(job): job for job in accounted}
+    for document in documents:
+        rate = decode_quote(charter, document.quote).rate
+        assert paid[document.hold] == compute_charge(by_hold[document.hold].elapsed_seconds * 1000, rate)
+    assert max(paid.values()) >= compute_charge(2000, rate)
+
+    hold = max(paid, key=paid.__getitem__)
+
+    def find_kinds(documents=documents, accounted=accounted, paid=paid):
+        return [found.kind for found in compare(charter, documents, accounted, paid).differences if found.hold == hold]
+
+    assert find_kinds(paid={**paid, hold: paid[hold] + 1}) == ["amount"]
+    assert find_kinds(paid={**paid, hold: None}) == ["ledger"]
+    assert find_kinds(accounted=[job for job in accounted if find_hold(job) != hold]) == ["slurm"]
+    assert find_kinds(documents=[document for document in documents if document.hold != hold]) == ["job file"]
+
+    def forge(**changes):
+        return [replace(job, **changes) if find_hold(job) == hold else job for job in accounted]
+
+    shorter = by_hold[hold].elapsed_seconds - 1
+    assert find_kinds(accounted=forge(elapsed_seconds=shorter)) == ["amount"]
+    assert find_kinds(accounted=forge(elapsed_seconds=shorter + 2)) == ["amount"]
+    assert find_kinds(accounted=forge(resources={"cpu": "1", "mem": "100M"})) == ["resources"]
+
+
+def test_a_job_at_slurm_that_no_hold_paid_for_is_listed(fake_node):
+    hold = bytes(range(32))
+    job = AccountedJob(7, f"allmende-{hold.hex()}-0123abcd", "", "COMPLETED", 0, 0, 5, {"cpu": "1"}, 0, None)
+    (found,) = compare(fake_node.charter, [], [job], {}).differences
+    assert (found.hold, found.kind) == (hold, "ledger")
+    assert compare(fake_node.charter, [], [replace(job, resources={})], {}).differences == []
+
+
+class Ledger:
+    """What a running node tells: of this donor what a test says, and that all other holds are somebody else's."""
+
+    def __init__(self, donor: str, paid: dict[bytes, int | None]) -> None:
+        self._donor, self._paid = donor, paid
+
+    def get_job(self, address: str) -> api.Job:
+        paid = self._paid.get(decode_address(Kind.RECORD, address))
+        payee = "another" if paid is None else self._donor
+        return api.Job(address, "", payee, "", 1, 0, paid, "SETTLED", "", None)
+
+    def get_jobs(self) -> list[api.Job]:
+        return [self.get_job(encode_address(Kind.RECORD, hold)) for hold in self._paid]
+
+
+async def test_the_command_compares_and_fails_for_a_difference(settled, home, donor_account, monkeypatch, tmp_path):
+    _, _, paid = settled
+
+    def run_audit(paid):
+        @contextmanager
+        def connect(home, url):
+            yield Ledger(encode_address(Kind.ACCOUNT, donor_account), paid)
+
+        monkeypatch.setattr("node.operator.connection.connect", connect)
+        line = ["--against", "slurm", "--donor-home", str(home.directory.parent), "--url", "http://node", "--json"]
+        done = CliRunner().invoke(audit, [*line, "--home", str(tmp_path / "node")], catch_exceptions=False)
+        return done.exit_code, json.loads(done.stdout)
+
+    status, document = await trio.to_thread.run_sync(run_audit, paid)
+    assert (status, document["compared"], document["differences"]) == (0, 2, [])
+    hold = max(paid, key=paid.__getitem__)
+    status, document = await trio.to_thread.run_sync(run_audit, {**paid, hold: paid[hold] - 1})
+    assert (status, document["underpaid"]) == (0, 1)
+    status, document = await trio.to_thread.run_sync(run_audit, {**paid, hold: paid[hold] + 1})
+    assert status == 1
+    assert [(entry["hold"], entry["kind"]) for entry in document["differences"]] == [(hold.hex(), "amount")]
