@@ -31,14 +31,18 @@ def make_command(program: str) -> JobCommand:
     return JobCommand(program, MEBIBYTE, {"GREETING": "hello"})
 
 
-@pytest.fixture
-def settings(slurm_cluster: SlurmCluster, request: pytest.FixtureRequest) -> SlurmSettings:
+def make_settings(cluster: SlurmCluster, name: str) -> SlurmSettings:
     return SlurmSettings(
-        str(slurm_cluster.shared / request.node.name),
-        prefix=list(slurm_cluster.prefix),
-        gpu_device_prefix=slurm_cluster.gpu_prefix,
+        str(cluster.shared / name),
+        prefix=list(cluster.prefix),
+        gpu_device_prefix=cluster.gpu_prefix,
         poll_seconds=0.1,
     )
+
+
+@pytest.fixture
+def settings(slurm_cluster: SlurmCluster, request: pytest.FixtureRequest) -> SlurmSettings:
+    return make_settings(slurm_cluster, request.node.name)
 
 
 @pytest.fixture
@@ -91,32 +95,85 @@ def list_outputs(outcome: Outcome) -> dict[str, str]:
     return {path.name: path.read_text() for path in outcome.output_directory.iterdir()}
 
 
-async def test_a_job_runs_behind_the_walls_of_the_sandbox_and_hands_over_its_results(executor):
-    outcome, printed = await run(
-        executor, 'id -u; ls /home /root; echo "$GREETING" >out/said; ! cat /dev/tcp/1.1.1.1/53'
-    )
+SIMPLE = {
+    "walls": ('id -u; ls /home /root; echo "$GREETING" >out/said; ! cat /dev/tcp/1.1.1.1/53', make_limits()),
+    "status": ("exit 7", make_limits()),
+    "memory": ("/usr/bin/python3 -c 'x = bytearray(900 << 20)'", make_limits()),
+    "time": ("echo kept >out/partial; sleep 600", make_limits(wall_seconds=3)),
+    "daemon": ("(setsid sh -c 'sleep 87654 & sleep 87654' >/dev/null 2>&1 &); exit 0", make_limits()),
+    "gpu": ("ls /dev/nvidia*; echo $CUDA_VISIBLE_DEVICES", make_limits(gpus=1)),
+    "disk": ("for n in 1 2 3 4; do head -c 1000000 /dev/zero >out/$n; done; sleep 60", make_limits(disk_bytes=2 << 20)),
+}
+"""Programs whose end is looked at by one test each. They run side by side."""
+
+
+@pytest.fixture(scope="module")
+def ends(slurm_cluster: SlurmCluster) -> dict[str, Outcome]:
+    settings = make_settings(slurm_cluster, "simple")
+
+    async def run_all() -> dict[str, Outcome]:
+        found = {}
+        executor = SlurmExecutor(settings)
+        await executor.sweep()
+
+        async def run_one(name: str, program: str, limits: Limits) -> None:
+            found[name] = await executor.run(name, make_command(program), limits)
+
+        with trio.fail_after(2 * PATIENCE_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for name, (program, limits) in SIMPLE.items():
+                    nursery.start_soon(run_one, name, program, limits)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("node.donor.executors.slurm.DISK_SECONDS", 0.5)
+        return trio.run(run_all)
+
+
+def test_a_job_runs_behind_the_walls_of_the_sandbox_and_hands_over_its_results(ends):
+    outcome = ends["walls"]
     assert (outcome.state, outcome.exit_status) == ("exited", 0)
-    assert printed.startswith(b"65534\n")
+    assert outcome.log_path.read_bytes().startswith(b"65534\n")
     assert list_outputs(outcome) == {"said": "hello\n"}
+
+
+def test_a_programs_own_exit_status_is_reported(ends):
+    assert (ends["status"].state, ends["status"].exit_status) == ("exited", 7)
+
+
+def test_a_job_over_its_memory_says_so(ends):
+    assert (ends["memory"].state, ends["memory"].exit_status) == ("out_of_memory", None)
+
+
+def test_the_wall_time_ends_a_job_to_the_second_where_slurm_counts_minutes(ends):
+    outcome = ends["time"]
+    assert (outcome.state, outcome.exit_status) == ("walltime", None)
+    assert 3000 <= outcome.usage.wall_ms < 20_000
+    assert list_outputs(outcome) == {"partial": "kept\n"}
+
+
+def test_a_job_that_ends_leaves_no_daemon_behind(ends, slurm_cluster):
+    assert ends["daemon"].exit_status == 0
+    assert slurm_cluster.call("pgrep", "-f", "sleep 87654").returncode == 1
+
+
+def test_gpus_are_handed_out_and_those_of_others_do_not_exist_for_a_job(ends):
+    outcome = ends["gpu"]
+    assert outcome.exit_status == 0
+    devices, visible = outcome.log_path.read_text().splitlines()
+    assert devices.startswith("/dev/nvidia")
+    assert visible == "0"
+
+
+def test_a_job_that_keeps_more_than_its_disk_is_ended(ends):
+    assert ends["disk"].state == "killed"
+
+
+async def test_released_jobs_leave_nothing_behind(executor):
+    outcome, _ = await run(executor, "true")
+    await executor.release("job")
     await executor.release("job")
     assert not outcome.output_directory.parent.exists()
-
-
-async def test_a_programs_own_exit_status_is_reported(executor):
-    outcome, _ = await run(executor, "exit 7")
-    assert (outcome.state, outcome.exit_status) == ("exited", 7)
-
-
-async def test_a_job_over_its_memory_is_ended_and_says_so(executor):
-    outcome, _ = await run(executor, "/usr/bin/python3 -c 'x = bytearray(900 << 20)'")
-    assert (outcome.state, outcome.exit_status) == ("out_of_memory", None)
-
-
-async def test_the_wall_time_ends_a_job_to_the_second_where_slurm_counts_minutes(executor):
-    outcome, _ = await run(executor, "echo kept >out/partial; sleep 600", make_limits(wall_seconds=3))
-    assert (outcome.state, outcome.exit_status) == ("walltime", None)
-    assert 3000 <= outcome.usage.wall_ms < 15_000
-    assert list_outputs(outcome) == {"partial": "kept\n"}
 
 
 async def test_a_job_that_is_stopped_leaves_no_process_behind_however_it_hides(executor, slurm_cluster):
@@ -127,12 +184,6 @@ async def test_a_job_that_is_stopped_leaves_no_process_behind_however_it_hides(e
         under_way.job.stop()
     assert under_way.outcome.state == "killed"
     assert slurm_cluster.call("pgrep", "-f", "sleep 98765").returncode == 1
-
-
-async def test_a_job_that_ends_leaves_no_daemon_behind(executor, slurm_cluster):
-    outcome, _ = await run(executor, "(setsid sh -c 'sleep 87654 & sleep 87654' >/dev/null 2>&1 &); exit 0")
-    assert outcome.exit_status == 0
-    assert slurm_cluster.call("pgrep", "-f", "sleep 87654").returncode == 1
 
 
 async def test_a_job_that_others_end_is_not_its_owners_doing(executor, slurm_cluster):
@@ -169,14 +220,6 @@ async def test_a_suspended_job_stands_still_and_is_not_charged_meanwhile(executo
     assert reading <= under_way.outcome.usage.wall_ms <= (time.monotonic() - started - 4 + 1) * 1000
 
 
-async def test_gpus_are_handed_out_and_those_of_others_do_not_exist_for_a_job(executor, slurm_cluster):
-    outcome, printed = await run(executor, "ls /dev/nvidia*; echo $CUDA_VISIBLE_DEVICES", make_limits(gpus=1))
-    assert outcome.exit_status == 0
-    devices, visible = printed.decode().splitlines()
-    assert devices.startswith("/dev/nvidia")
-    assert visible == "0"
-
-
 async def test_more_gpus_than_the_cluster_has_are_refused(executor):
     with pytest.raises(JobNotStarted, match="not available"):
         await run(executor, "true", make_limits(gpus=9))
@@ -194,13 +237,6 @@ async def test_a_checkpoint_is_copied_only_as_it_was_at_one_moment(executor, tmp
         assert (quiet / "step").read_text() == "42\n"
         assert not job.copy_checkpoint(busy, 2)
         job.stop()
-
-
-async def test_a_job_that_keeps_more_than_its_disk_is_ended(executor, monkeypatch):
-    monkeypatch.setattr("node.donor.executors.slurm.DISK_SECONDS", 0.1)
-    program = "for n in 1 2 3 4; do head -c 1000000 /dev/zero >out/$n; done; sleep 60"
-    outcome, _ = await run(executor, program, make_limits(disk_bytes=2 * MEBIBYTE))
-    assert outcome.state == "killed"
 
 
 # -- killed halfway -----------------------------------------------------------------------------------------------

@@ -82,9 +82,9 @@ async def settled(home, fake_node, wallet, person_key, donor_account, write_job,
                 await trio.to_thread.run_sync(payer.run, write_job(program))
     documents = [job.document for job in JobFile.load_all(home.jobs)]
     slurm = home.load_settings().slurm
-    accounted = await SlurmCommands(tuple(slurm.prefix), 1.0).list_accounted(
-        find_first_moment(fake_node.charter, documents), 0
-    )
+    first = find_first_moment(fake_node.charter, documents)
+    assert first is not None
+    accounted = await SlurmCommands(tuple(slurm.prefix), 1.0).list_accounted(first, 0)
     holds = {document.hold for document in documents}
     return documents, [job for job in accounted if find_hold(job) in holds], _list_paid(fake_node)
 
@@ -104,9 +104,8 @@ async def test_every_charge_follows_from_the_clusters_accounting_and_forged_ones
     for document in documents:
         rate = decode_quote(charter, document.quote).rate
         assert paid[document.hold] == compute_charge(by_hold[document.hold].elapsed_seconds * 1000, rate)
-    assert max(paid.values()) >= compute_charge(2000, rate)
-
     hold = max(paid, key=paid.__getitem__)
+    assert by_hold[hold].elapsed_seconds >= 2
 
     def find_kinds(documents=documents, accounted=accounted, paid=paid):
         return [found.kind for found in compare(charter, documents, accounted, paid).differences if found.hold == hold]
