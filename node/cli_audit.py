@@ -99,7 +99,7 @@ def _ask_slurm(settings: Settings, since_seconds: float | None) -> list[Accounte
     """All that Slurm's accounting has of the donor's jobs since its oldest one (Unix time). Raises: UserError."""
     import trio
 
-    from node.donor.executors.slurm_commands import SlurmCommands, SlurmRefused, SlurmSilent
+    from node.donor.executors.slurm_commands import SlurmCommands, SlurmSilent
 
     if settings.slurm is None:
         raise UserError("the donor's settings have no table [slurm]: its jobs run on no cluster")
@@ -109,7 +109,7 @@ def _ask_slurm(settings: Settings, since_seconds: float | None) -> list[Accounte
     try:
         user = Path(settings.slurm.shared_directory).stat().st_uid
         return trio.run(commands.list_accounted, since_seconds, user)
-    except (SlurmRefused, SlurmSilent, OSError) as error:
+    except (SlurmSilent, OSError) as error:
         raise UserError(f"Slurm's accounting can't be read: {error}") from None
 
 

@@ -17,6 +17,8 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -159,7 +161,7 @@ class SlurmExecutor:
         try:
             await self._slurm.call("squeue", "--me", "-h")
             await self._slurm.find_accounted(NAME_PREFIX, time.time())
-        except (SlurmSilent, SlurmRefused) as error:
+        except SlurmSilent as error:
             raise UserError(
                 f"Slurm can't be used, or keeps no accounting (slurmdbd), on which charges rest: {error}"
             ) from None
@@ -195,17 +197,10 @@ class SlurmExecutor:
         except OSError as error:
             raise JobNotStarted(f"the job's folder can't be made: {error}") from None
         job = SlurmJob(folder, JobNote("", 0.0), limits)
-        is_complete = False
-        try:
+        async with self._responsible_for(job_id):
             await trio.to_thread.run_sync(self._stage, job, command, job_id)
             await self._submit(job, job_id)
-            outcome = await self._follow(job, job_id, command.output_bytes_max, task_status)
-            is_complete = True
-            return outcome
-        finally:
-            if not is_complete:
-                with trio.CancelScope(shield=True):
-                    await self.release(job_id)
+            return await self._follow(job, job_id, command.output_bytes_max, task_status)
 
     async def take_up(
         self,
@@ -223,9 +218,20 @@ class SlurmExecutor:
         job = SlurmJob(folder, note, limits)
         job.was_suspended = True  # it may have been; this only keeps the readings of its time low
         try:
-            return await self._follow(job, job_id, output_bytes_max, task_status)
+            async with self._responsible_for(job_id):
+                return await self._follow(job, job_id, output_bytes_max, task_status)
         except JobNotStarted as error:
             raise JobLost(str(error)) from None
+
+    @asynccontextmanager
+    async def _responsible_for(self, job_id: str) -> AsyncIterator[None]:
+        """Whatever goes wrong inside, cancellation included, takes the job along."""
+        try:
+            yield
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self.release(job_id)
+            raise
 
     async def release(self, job_id: str) -> None:
         check_job_id(job_id)
@@ -294,7 +300,7 @@ class SlurmExecutor:
                 log.warning("job %s: Slurm does not answer (%s)", job_id[:8], silence)
                 await trio.sleep(self._settings.poll_seconds)
                 continue
-            if not job.is_reported and job.folder.is_entered:
+            if not job.is_reported and await trio.to_thread.run_sync(lambda: job.folder.is_entered):
                 job.is_reported = True
                 task_status.started(job)
             if queued is None and self._may_be_forgotten(job, accounted):
@@ -409,6 +415,6 @@ class SlurmExecutor:
                     if queued is None or queued.is_ended:
                         return
                     await self._slurm.cancel(note.name)
-                except (SlurmSilent, SlurmRefused) as error:
-                    log.warning("Slurm: %s", error)
+                except SlurmSilent as silence:
+                    log.warning("Slurm does not answer: %s", silence)
                 await trio.sleep(min(1.0, self._settings.poll_seconds))

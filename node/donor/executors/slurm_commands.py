@@ -37,7 +37,9 @@ ENDED = frozenset(
 _SEPARATOR = "\x1f"
 _QUEUE_FORMAT = _SEPARATOR.join(("%i", "%T", "%M", "%j"))
 _ACCOUNTING_FIELDS = "JobIDRaw,State,ExitCode,ElapsedRaw,AllocTRES,MaxRSS,TRESUsageInTot,JobName,Comment"
-_OUTAGES = ("unable to contact", "timed out", "connect", "communication", "zero bytes", "standby", "temporarily")
+_CHANGING = ("sbatch", "scontrol")
+"""What Slurm may decline. To the others it can only fail to answer."""
+_OUTAGES = ("contact", "timed out", "connect", "communication", "socket", "zero bytes", "standby", "temporarily")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
 
 
@@ -120,8 +122,8 @@ class SlurmCommands:
             if done.returncode == 0:
                 return done.stdout.decode(errors="replace")
             said = " ".join(done.stderr.decode(errors="replace").split())[-300:]
-            if any(word in said.lower() for word in _OUTAGES):
-                raise SlurmSilent(said)
+            if command[0] not in _CHANGING or any(word in said.lower() for word in _OUTAGES):
+                raise SlurmSilent(said or f"{command[0]} ended with status {done.returncode}")
             raise SlurmRefused(said or f"{command[0]} ended with status {done.returncode}")
         raise SlurmSilent(f"{command[0]} did not answer within {CALL_SECONDS_MAX:g} s")
 
@@ -129,7 +131,7 @@ class SlurmCommands:
         """What the queue says, by default as of one poll ago at most; None when it does not know the job.
 
         One listing serves every job of this agent: a controller is slowed down by who asks for each one by one.
-        Raises: SlurmSilent, SlurmRefused.
+        Raises: SlurmSilent.
         """
         async with self._lock:
             asked_at = time.monotonic()
@@ -143,25 +145,25 @@ class SlurmCommands:
         """What accounting says of the job of this name, submitted after `since_seconds` (Unix time), or None.
 
         Of several runs under one number the first counts: a later one finds the job claimed, and does nothing.
-        Raises: SlurmSilent, SlurmRefused.
+        Raises: SlurmSilent.
         """
         found = await self.list_accounted(since_seconds, os.geteuid(), "--name", name)
         return next((job for job in found if job.is_ended), found[-1] if found else None)
 
     async def list_accounted(self, since_seconds: float, user: int, *options: str) -> list[AccountedJob]:
-        """All that accounting has of a user's jobs since then. Raises: SlurmSilent, SlurmRefused."""
+        """All that accounting has of a user's jobs since then. Raises: SlurmSilent."""
         days = max(0, math.ceil((time.time() - since_seconds) / 86400)) + 1  # whatever the time zone there
         line = ["sacct", "-P", "-n", "--duplicates", "--noconvert", f"--delimiter={_SEPARATOR}"]
         line += ["-u", str(user), "-S", f"now-{days}days", "-o", _ACCOUNTING_FIELDS, *options]
         return parse_accounting(await self.call(*line))
 
     async def cancel(self, name: str) -> None:
-        """End the job of this name; it need not be there. Raises: SlurmSilent, SlurmRefused."""
+        """End the job of this name; it need not be there. Raises: SlurmSilent."""
         await self.call("scancel", "--quiet", "--user", str(os.geteuid()), "--name", name)
 
 
 async def insist(ask: Callable[[], Awaitable[_Result]]) -> _Result:
-    """Ask until Slurm answers, for as long as it takes. Raises: SlurmRefused."""
+    """Ask until Slurm answers, for as long as it takes."""
     pause = RETRY_SECONDS_FIRST
     while True:
         try:
