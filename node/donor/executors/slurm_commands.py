@@ -36,7 +36,8 @@ ENDED = frozenset(
 
 _SEPARATOR = "\x1f"
 _QUEUE_FORMAT = _SEPARATOR.join(("%i", "%T", "%M", "%j"))
-_ACCOUNTING_FIELDS = "JobIDRaw,State,ExitCode,ElapsedRaw,AllocTRES,MaxRSS,TRESUsageInTot,JobName,Comment"
+_ACCOUNTING_FIELDS = "JobIDRaw,State,ExitCode,ElapsedRaw,End,AllocTRES,MaxRSS,TRESUsageInTot,JobName,Comment"
+_NO_TIME = ("", "Unknown", "None")
 _CHANGING = ("sbatch", "scontrol")
 """What Slurm may decline. To the others it can only fail to answer."""
 _OUTAGES = ("contact", "timed out", "connect", "communication", "socket", "zero bytes", "standby", "temporarily")
@@ -75,6 +76,7 @@ class AccountedJob:
     state: str
     exit_code: int
     exit_signal: int
+    is_end_known: bool
     elapsed_seconds: int
     """Time that it occupied its resources, suspensions left out, in whole seconds."""
     resources: dict[str, str]
@@ -85,7 +87,8 @@ class AccountedJob:
 
     @property
     def is_ended(self) -> bool:
-        return self.state in ENDED
+        """Whether this is the last word. A state alone may come before exit status and time do."""
+        return self.state in ENDED and self.is_end_known
 
     def count(self, resource: str) -> int:
         """How many of `cpu` or `gres/gpu` it had."""
@@ -188,24 +191,28 @@ def parse_accounting(text: str) -> list[AccountedJob]:
     """The answer of sacct: one line a job, followed by one for each of its steps, which know what was used."""
     rows = [line.split(_SEPARATOR) for line in text.splitlines()]
     jobs: list[AccountedJob] = []
-    for number, state, exit_code, elapsed, allocated, peak, used, name, comment in (row[:9] for row in rows):
+    for number, state, exit_code, elapsed, end, allocated, peak, used, name, comment in (row[:10] for row in rows):
         if number.isdigit():
             code, _, by_signal = exit_code.partition(":")
-            resources = _parse_resources(allocated)
-            # "CANCELLED by 1000": who did it is no part of the state.
             job = AccountedJob(
-                int(number), name, comment, state.split(" ")[0], int(code or 0), int(by_signal or 0),
-                int(elapsed or 0), resources, 0, None,
-            )  # fmt: skip
+                number=int(number),
+                name=name,
+                comment=comment,
+                state=state.split(" ")[0],  # "CANCELLED by 1000": who did it is no part of the state
+                exit_code=int(code or 0),
+                exit_signal=int(by_signal or 0),
+                is_end_known=end not in _NO_TIME,
+                elapsed_seconds=int(elapsed or 0),
+                resources=_parse_resources(allocated),
+                memory_peak_bytes=0,
+                cpu_seconds=None,
+            )
             jobs.append(job)
         elif jobs and number == f"{jobs[-1].number}.batch":
             seconds = _parse_resources(used).get("cpu")
-            jobs[-1] = _with_use(jobs[-1], parse_size(peak), parse_time(seconds) if seconds else None)
+            cpu_seconds = parse_time(seconds) if seconds else None
+            jobs[-1] = replace(jobs[-1], memory_peak_bytes=parse_size(peak), cpu_seconds=cpu_seconds)
     return jobs
-
-
-def _with_use(job: AccountedJob, memory_peak_bytes: int, cpu_seconds: int | None) -> AccountedJob:
-    return replace(job, memory_peak_bytes=memory_peak_bytes, cpu_seconds=cpu_seconds)
 
 
 def _parse_resources(text: str) -> dict[str, str]:

@@ -258,6 +258,7 @@ class SlurmCluster:
         yield f"SlurmctldPidFile={place}/run/slurmctld.pid\nSlurmdPidFile={place}/run/slurmd-%n.pid"
         yield f"SlurmctldLogFile={place}/log/slurmctld\nSlurmdLogFile={place}/log/slurmd-%n"
         yield "MpiDefault=none\nSwitchType=switch/none\nReturnToService=2\nJobAcctGatherFrequency=task=1"
+        yield "SlurmdParameters=config_overrides"  # a node has the cores and memory that we say, whatever is there
         yield "SchedulerType=sched/backfill"
         yield "SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1"
         yield "SelectType=select/cons_tres\nSelectTypeParameters=CR_Core_Memory\nGresTypes=gpu"

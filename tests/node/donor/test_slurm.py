@@ -363,10 +363,16 @@ def test_times_and_sizes_are_read_as_slurm_writes_them():
 
 def test_accounting_is_read_with_what_the_steps_of_a_job_used():
     lines = [
-        "4|CANCELLED by 0|0:15|9|cpu=2,gres/gpu=1,mem=200M|||allmende-x|ab",
-        "4.batch|CANCELLED|0:15|9|cpu=2|137992K|cpu=00:01:02,mem=137992K|batch|",
+        "4|CANCELLED by 0|0:15|9|2026-11-24T22:47:39|cpu=2,gres/gpu=1,mem=200M|||allmende-x|ab",
+        "4.batch|CANCELLED|0:15|9|2026-11-24T22:47:39|cpu=2|137992K|cpu=00:01:02,mem=137992K|batch|",
     ]
     (job,) = parse_accounting("\n".join(lines).replace("|", "\x1f"))
     assert (job.state, job.exit_signal, job.elapsed_seconds, job.comment) == ("CANCELLED", 15, 9, "ab")
     assert (job.count("cpu"), job.count("gres/gpu"), job.memory_bytes) == (2, 1, 200 << 20)
     assert (job.cpu_seconds, job.memory_peak_bytes) == (62, 137992 << 10)
+
+
+def test_a_state_that_comes_before_the_end_is_not_the_last_word():
+    early = "5|FAILED|0:0|2|Unknown|cpu=1,mem=200M|||allmende-x|ab"
+    (job,) = parse_accounting(early.replace("|", "\x1f"))
+    assert not job.is_ended

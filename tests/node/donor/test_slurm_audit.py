@@ -126,7 +126,7 @@ async def test_every_charge_follows_from_the_clusters_accounting_and_forged_ones
 
 def test_a_job_at_slurm_that_no_hold_paid_for_is_listed(fake_node):
     hold = bytes(range(32))
-    job = AccountedJob(7, f"allmende-{hold.hex()}-0123abcd", "", "COMPLETED", 0, 0, 5, {"cpu": "1"}, 0, None)
+    job = AccountedJob(7, f"allmende-{hold.hex()}-0123abcd", "", "COMPLETED", 0, 0, True, 5, {"cpu": "1"}, 0, None)
     (found,) = compare(fake_node.charter, [], [job], {}).differences
     assert (found.hold, found.kind) == (hold, "ledger")
     assert compare(fake_node.charter, [], [replace(job, resources={})], {}).differences == []
