@@ -2,7 +2,8 @@
 
     job.json   what must outlive the agent: the job's name at Slurm, and how we ended it
     batch, arguments, rest, filter, password, group, script, word    what the node is told to run
-    claimed    made by the one process that runs the job       printed    a zero byte as it begins, then what it prints
+    claimed    made by the one process that runs the job       entered    not empty once its program was about to run
+    gate       the pipe to that file                           printed    what the job prints
     work       the job's own work directory; its `out` is the result, its `checkpoint` what another run goes on with
     output, log    what was taken over at the end
 
@@ -98,24 +99,18 @@ class JobFolder:
     @property
     def is_entered(self) -> bool:
         """Whether all walls were up and the job's program was about to run."""
-        try:
-            with (self.path / "printed").open("rb") as file:
-                return file.read(1) == b"\0"
-        except OSError:
-            return False
+        return _measure(self.path / "entered") > 0
 
     @property
     def printed_bytes(self) -> int:
-        try:
-            return max(0, (self.path / "printed").stat().st_size - 1)
-        except OSError:
-            return 0
+        """How much was printed until now."""
+        return _measure(self.path / "printed")
 
     def read_printed(self, bytes_max: int) -> bytes:
         """The end of what was printed."""
         try:
             with (self.path / "printed").open("rb") as file:
-                file.seek(max(1, os.fstat(file.fileno()).st_size - bytes_max))
+                file.seek(max(0, os.fstat(file.fileno()).st_size - bytes_max))
                 return file.read(bytes_max)
         except OSError:
             return b""
@@ -163,7 +158,6 @@ class JobFolder:
         bounded = BoundedLog(log, LOG_BYTES_MAX)
         try:
             with (self.path / "printed").open("rb") as file:
-                file.seek(1)
                 while block := file.read(_READ_BYTES):
                     bounded.write(block)
         finally:
@@ -185,6 +179,14 @@ def _opened(name: Path | str, above: int | None = None) -> Iterator[int]:
         yield directory
     finally:
         os.close(directory)
+
+
+def _measure(path: Path) -> int:
+    """Bytes of a file; 0 when it is not there yet."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _iterate_files(directory: int) -> Iterator[tuple[str, os.stat_result]]:

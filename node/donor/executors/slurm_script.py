@@ -4,6 +4,9 @@ The script of a job first claims it: Slurm may start a job again, or a forgotten
 to run, but only one process can make the file `claimed`, so nothing is computed or charged twice. Then it becomes
 bubblewrap with the arguments that a job on the donor's own machine would get, but for two things: its work directory is
 a folder of the shared file system, and it gets the GPUs that Slurm has allocated, whose numbers are known only there.
+
+The zero byte of the sandbox's gate, which says that the walls are up, goes through a pipe into the file `entered`, out
+of the job's reach: whoever could take it back would have run for nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ _REST = 9
 """Where bubblewrap reads the arguments that follow the GPUs."""
 _GPU_DEVICES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools")
 
+_PRINT = ("/bin/sh", "-c", 'exec "$@" >&2', "sh")
+"""Behind the gate, what the job prints goes where Slurm writes it down."""
+
 _SCRIPT = """#!/bin/sh
 cd {directory} || exit 125
 (set -C; echo "$SLURM_JOB_ID" >claimed) 2>/dev/null || exit {claimed_status}
@@ -34,7 +40,9 @@ done
 if [ $# -gt 0 ]; then
     set -- "$@" {gpu_devices}
 fi
-exec {opened} <word
+mkfifo gate || exit 125
+dd bs=1 count=1 <gate >entered 2>/dev/null &
+exec {opened} <word >gate
 exec {before} "$@" {rest} ${{CUDA_VISIBLE_DEVICES:+--setenv CUDA_VISIBLE_DEVICES "$CUDA_VISIBLE_DEVICES"}} {after}
 """
 
@@ -61,6 +69,7 @@ def build_script(
     place = line.index("bwrap")
     start = [*line[:place], "bwrap", "--args", str(_DESCRIPTORS.arguments)]
     assert line[place + 1 : place + 3] == start[-2:]
+    gate = line.index("gate", place) + 1
     devices = [f"--dev-bind-try /dev/{name} /dev/{name}" for name in _GPU_DEVICES]
     names = {name: getattr(_DESCRIPTORS, name) for name in ("arguments", "filter", "password", "group", "script")}
     opened = [f"{number}<{name}" for name, number in {**names, "rest": _REST}.items()]
@@ -72,7 +81,7 @@ def build_script(
         opened=" ".join([*opened, f"{_DESCRIPTORS.info}>/dev/null"]),
         before=shlex.join(start),
         rest=f"--args {_REST}",
-        after=shlex.join(line[place + 3 :]),
+        after=shlex.join([*line[place + 3 : gate], *_PRINT, *line[gate:]]),
     )
 
 

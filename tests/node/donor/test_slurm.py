@@ -101,6 +101,7 @@ SIMPLE = {
     "memory": ("/usr/bin/python3 -c 'x = bytearray(900 << 20)'", make_limits()),
     "time": ("echo kept >out/partial; sleep 600", make_limits(wall_seconds=3)),
     "daemon": ("(setsid sh -c 'sleep 87654 & sleep 87654' >/dev/null 2>&1 &); exit 0", make_limits()),
+    "shy": ("/usr/bin/python3 -c 'import os; os.ftruncate(1, 0); os.ftruncate(2, 0)'; exit 4", make_limits()),
     "gpu": ("ls /dev/nvidia*; echo $CUDA_VISIBLE_DEVICES", make_limits(gpus=1)),
     "disk": ("for n in 1 2 3 4; do head -c 1000000 /dev/zero >out/$n; done; sleep 60", make_limits(disk_bytes=2 << 20)),
 }
@@ -155,6 +156,11 @@ def test_the_wall_time_ends_a_job_to_the_second_where_slurm_counts_minutes(ends)
 def test_a_job_that_ends_leaves_no_daemon_behind(ends, slurm_cluster):
     assert ends["daemon"].exit_status == 0
     assert slurm_cluster.call("pgrep", "-f", "sleep 87654").returncode == 1
+
+
+def test_a_job_that_wipes_out_what_it_printed_has_run_all_the_same(ends):
+    assert (ends["shy"].state, ends["shy"].exit_status) == ("exited", 4)
+    assert ends["shy"].log_path.read_bytes() == b""
 
 
 def test_gpus_are_handed_out_and_those_of_others_do_not_exist_for_a_job(ends):

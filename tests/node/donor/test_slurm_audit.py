@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from node import api
 from node.addresses import Kind, decode_address, encode_address
 from node.cli_audit import audit
+from node.config import Federation, encode_json, make_home
 from node.donor.agent import Agent
 from node.donor.enrolling import ADDRESS_NAME
 from node.donor.executors.choosing import make_executor
@@ -22,8 +23,9 @@ from node.donor.executors.slurm_settings import SlurmSettings
 from node.donor.job_file import JobFile
 from node.donor.settings import Score
 from node.donor.slurm_audit import compare, find_first_moment, find_hold
-from protocol.metering import compute_charge
-from protocol.quotes import decode_quote
+from node.storage.store import Store
+from protocol.metering import JobState, compute_charge
+from protocol.quotes import decode_job_receipt, decode_quote, decode_quote_request
 from protocol.states import HoldPhase
 from tests.node.donor.conftest import DONOR_KEY, SEAL_SEED, SETTINGS, WEIGHT
 from tests.node.donor.test_agent import Payer
@@ -124,6 +126,20 @@ async def test_every_charge_follows_from_the_clusters_accounting_and_forged_ones
     assert find_kinds(accounted=forge(resources={"cpu": "1", "mem": "100M"})) == ["resources"]
 
 
+async def test_an_end_by_the_donors_fault_may_cost_less_and_never_more(fake_node, settled):
+    documents, accounted, paid = settled
+    charter, (document, *_) = fake_node.charter, documents
+    quote, request = decode_quote(charter, document.quote), decode_quote_request(charter, document.request)
+    receipt = decode_job_receipt(charter, document.receipt, quote.donor_key, request.meter_key)
+    forgiven = receipt._replace(
+        state=JobState.DONOR_FAILED, amount=0, tick=b"", donor_signature=b"", meter_signature=b""
+    )
+    document.receipt = forgiven.sign_as_donor(charter.federation, DONOR_KEY).encode()
+    for amount, kinds in ((0, []), (paid[document.hold], []), (paid[document.hold] + 1, ["amount"])):
+        found = compare(charter, [document], accounted, {**paid, document.hold: amount}).differences
+        assert [difference.kind for difference in found if difference.hold == document.hold] == kinds
+
+
 def test_a_job_at_slurm_that_no_hold_paid_for_is_listed(fake_node):
     hold = bytes(range(32))
     job = AccountedJob(7, f"allmende-{hold.hex()}-0123abcd", "", "COMPLETED", 0, 0, True, 5, {"cpu": "1"}, 0, None)
@@ -147,24 +163,45 @@ class Ledger:
         return [self.get_job(encode_address(Kind.RECORD, hold)) for hold in self._paid]
 
 
-async def test_the_command_compares_and_fails_for_a_difference(settled, home, donor_account, monkeypatch, tmp_path):
+def make_node_home(path, fake_node):
+    """A node's home with the very ledger of the fake one."""
+    home = make_home(path)
+    name = encode_address(Kind.FEDERATION, fake_node.charter.federation)
+    home.federation.write_bytes(encode_json(Federation(fake_node.founded.encode(), name, {})))
+    store = Store.open(home.ledger, fake_node.charter.federation)
+    store.append_batches([(batch.id, batch.encoded) for batch in fake_node.batches.values()])
+    store.close()
+    return home
+
+
+async def test_the_command_compares_and_fails_for_a_difference(
+    settled, home, fake_node, donor_account, monkeypatch, tmp_path
+):
     _, _, paid = settled
+    hold = max(paid, key=paid.__getitem__)
+    node_home = make_node_home(tmp_path / "node", fake_node)
+    line = ["--home", str(node_home.path), "--against", "slurm", "--donor-home", str(home.directory.parent), "--json"]
 
-    def run_audit(paid):
-        @contextmanager
-        def connect(home, url):
-            yield Ledger(encode_address(Kind.ACCOUNT, donor_account), paid)
-
-        monkeypatch.setattr("node.operator.connection.connect", connect)
-        line = ["--against", "slurm", "--donor-home", str(home.directory.parent), "--url", "http://node", "--json"]
-        done = CliRunner().invoke(audit, [*line, "--home", str(tmp_path / "node")], catch_exceptions=False)
+    def run_audit(*options):
+        done = CliRunner().invoke(audit, [*line, *options], catch_exceptions=False)
         return done.exit_code, json.loads(done.stdout)
 
-    status, document = await trio.to_thread.run_sync(run_audit, paid)
+    def ask_node(told):
+        @contextmanager
+        def connect(home, url):
+            yield Ledger(encode_address(Kind.ACCOUNT, donor_account), told)
+
+        monkeypatch.setattr("node.operator.connection.connect", connect)
+        return run_audit("--url", "http://node")
+
+    status, document = await trio.to_thread.run_sync(ask_node, paid)
     assert (status, document["compared"], document["differences"]) == (0, 2, [])
-    hold = max(paid, key=paid.__getitem__)
-    status, document = await trio.to_thread.run_sync(run_audit, {**paid, hold: paid[hold] - 1})
+    status, document = await trio.to_thread.run_sync(ask_node, {**paid, hold: paid[hold] - 1})
     assert (status, document["underpaid"]) == (0, 1)
-    status, document = await trio.to_thread.run_sync(run_audit, {**paid, hold: paid[hold] + 1})
+    status, document = await trio.to_thread.run_sync(ask_node, {**paid, hold: paid[hold] + 1})
     assert status == 1
     assert [(entry["hold"], entry["kind"]) for entry in document["differences"]] == [(hold.hex(), "amount")]
+    # The ledger itself, verified anew. Jobs of other tests at the same cluster are none of its holds.
+    status, document = await trio.to_thread.run_sync(run_audit)
+    assert (document["compared"], document["paid_millicredits"]) == (2, sum(paid.values()))
+    assert not {hold.hex() for hold in paid} & {entry["hold"] for entry in document["differences"]}
