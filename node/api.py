@@ -180,6 +180,7 @@ class Enrolment(msgspec.Struct):
     member: int
     until_epoch: int = 0
     """The last epoch in which it counts, once the person has left or moved; else 0."""
+    member_name: str = ""
 
 
 class Sponsorship(msgspec.Struct):

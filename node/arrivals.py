@@ -29,8 +29,6 @@ class Arrivals:
         self._may_enter = may_enter
         self._note_missing_past = note_missing_past
         self._parking = Parking()
-        self._shown_version = 0
-        """The highest charter version of which anybody showed a batch."""
 
     def choose(self, signed_batches: Sequence[Batch], peer: str) -> list[Batch]:
         """Those whose past is here or comes before them, parents first, with what was parked for them.
@@ -41,18 +39,15 @@ class Arrivals:
         arrived = [batch for batch in signed_batches if batch.header.charter_version <= self._replica.version]
         return self._order([(batch, peer) for batch in self._leave_out_unwanted(arrived)])
 
-    def note_version(self, version: int) -> None:
-        """Somebody showed a batch of this charter version. If it is not in force here, others may have entered it by
-        what an equivocator said on a branch that is ignored here; so nothing is, until it is in force."""
-        if version in self._replica.ledger.charters:  # not what a member that lies invents
-            self._shown_version = max(self._shown_version, version)
-
     def list_ignored_logs(self) -> frozenset[LogName]:
         """Logs of which no further batches are wanted, while nothing of theirs is missing here: those that are forked,
-        and those of members that left the federation. None while a later charter version was shown."""
+        and those of members that left the federation.
+
+        None while a charter is final here and not in force: others may have entered it by what an equivocator adopted
+        on a branch that is ignored here, and a member that leaves with it says nothing more that rests on that."""
         unwanted = self._list_unwanted_logs()
-        is_behind = self._shown_version > self._replica.version
-        return frozenset() if unwanted and (is_behind or self._parking.has_waiting(unwanted)) else unwanted
+        is_changing = self._replica.version + 1 in self._replica.ledger.charters
+        return frozenset() if unwanted and (is_changing or self._parking.has_waiting(unwanted)) else unwanted
 
     def _list_unwanted_logs(self) -> frozenset[LogName]:
         before = range(self._replica.version)

@@ -197,7 +197,7 @@ def read_config(path: Path) -> NodeConfig:
     try:
         config = msgspec.convert(document, NodeConfig)
     except msgspec.ValidationError as error:
-        raise UserError(_explain(path, text, str(error))) from None
+        raise UserError(explain_conversion(path, text, str(error))) from None
     try:
         check_config(config)
     except _FieldFault as fault:
@@ -281,7 +281,7 @@ def _is_url(text: str) -> bool:
         return False
 
 
-def _explain(path: Path, text: str, message: str) -> str:
+def explain_conversion(path: Path, text: str, message: str) -> str:
     """A failed conversion in words: msgspec says `Expected `str`, got `int` - at `$.http``."""
     what, _, where = message.partition(" - at `$.")
     field = re.split(r"[.\[`]", where)[0]

@@ -255,7 +255,6 @@ class LedgerMember:
                 self._note_fault(peer, f"malformed batch: {error}")
                 continue
             if batch.id not in self.replica:
-                self.arrivals.note_version(batch.header.charter_version)
                 arrived.append(batch)
         return arrived
 

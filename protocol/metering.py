@@ -55,6 +55,13 @@ def compute_charge(elapsed_ms: int, rate: Rate) -> int:
     return -(-elapsed_ms * rate.weight * units // _CHARGE_DIVISOR)
 
 
+def compute_affordable_ms(amount: int, rate: Rate) -> int:
+    """The longest time whose charge is at most `amount`: the inverse of `compute_charge`."""
+    assert amount >= 0
+    units = max(_UNITS_PER_GPU * rate.gpus, _UNITS_PER_CORE * rate.cores, _UNITS_PER_GB * rate.memory_gb)
+    return amount * _CHARGE_DIVISOR // (rate.weight * units)
+
+
 def compute_memory_gb(memory_bytes: int) -> int:
     """Thousand million bytes, rounded up: what a rate counts."""
     return -(-memory_bytes // 10**9)

@@ -1,4 +1,4 @@
-"""The commands of a donor: set up, measure, start, pause, finish. What will run is shown before anything does."""
+"""The commands of a donor: set up, measure, start. What will run is shown before anything does."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from node.donor.cli_jobs import earnings, jobs, status
+from node.donor.cli_owner import finish, pause, resume, uninstall
+from node.donor.cli_prefs import allow, deny, prefs
 from node.errors import UserError
 from node.terminal import confirm, emit, home_option, json_option, yes_option
 
@@ -16,7 +19,6 @@ if TYPE_CHECKING:
     from node.donor.devices import Machine
     from node.donor.settings import DonorHome, Settings
 
-DIRECTORY_NAME = "donor"
 MEMORY_SHARE = 0.5
 """Of the machine's memory, what is lent unless the donor says otherwise."""
 DISK_SHARE = 0.25
@@ -33,7 +35,7 @@ passphrase_option = click.option(
 
 @click.group()
 def group() -> None:
-    """Lend a machine: set-up, self-test, start, pause, finish."""
+    """Lend a machine: when, to whom, and what it earns."""
 
 
 @group.command()
@@ -74,7 +76,7 @@ def setup(
 
     from node.donor.devices import find_machine
     from node.donor.enrolling import make_donor
-    from node.donor.settings import DonorHome, Settings
+    from node.donor.settings import DIRECTORY_NAME, DonorHome, Settings
     from node.served_charter import fetch_charter
 
     donor_home = DonorHome(home / DIRECTORY_NAME)
@@ -82,6 +84,8 @@ def setup(
         raise UserError(f"a donor is set up in {donor_home.directory} already: edit donor.toml there to change it")
     found = find_machine(donor_home.directory)
     _check_lendable(found, memory_gb, disk_gb, runtimes)
+    served = fetch_charter(node_url, federation)
+    founded, newest = served.founded, served.charters[max(served.charters)]
     settings = Settings(
         node_url=node_url,
         machine=machine or platform.node() or "machine",
@@ -91,9 +95,9 @@ def setup(
         job_classes=sorted(set(job_classes or ("batch",))),
         runtimes=sorted(set(runtimes or (RUNTIME_DEFAULT,))),
         tick_seconds=tick_seconds,
+        acceptable_use=newest.policy.acceptable_use.hex(),
     )
     settings.check()
-    founded = fetch_charter(node_url, federation).founded
     if not yes:
         for line in _iterate_consent(donor_home, settings, found.gpus, founded.charter.fields.name):
             click.echo(line, err=True)
@@ -132,14 +136,16 @@ def _iterate_consent(
     yield f"                 {settings.disk_bytes / 1e9:.1f} GB of disk, at most {settings.wall_seconds_max} s a job"
     yield f"  Classes        {', '.join(settings.job_classes)}"
     yield f"  Packages       {', '.join(settings.runtimes)} (built once, by the self-test)"
+    yield f"  Use policy     SHA-256 {settings.acceptable_use[:16]}...; the institution gives you the text"
     if gpus:
         yield f"  Not lent       {len(gpus)} GPUs ({', '.join(sorted(set(gpus)))}): jobs can't use them yet"
     yield "  Can't reach    the network, your files, your other processes, your rights (`selftest` checks it)"
     yield "  Risk           nobody can promise that a sandbox has no hole; lend no machine that holds secrets"
     yield f"  Talks to       {settings.node_url} only; no port is opened on this machine"
-    yield f"  Keeps          everything in {donor_home.directory}; remove that folder and nothing is left"
+    yield f"  Keeps          everything in {donor_home.directory}; `allmende donor uninstall` leaves nothing"
     yield f"  Trust          you trust a payer with {settings.tick_seconds} s of work at a time"
-    yield "  To stop        `allmende donor pause` or Ctrl-C ends jobs at once; `finish` completes them"
+    yield "  To stop        `allmende donor pause` stops jobs at once, Ctrl-C ends them, `finish` completes them"
+    yield "  To choose      hours, limits and who may use it: `allmende donor prefs`"
     yield ""
 
 
@@ -157,8 +163,9 @@ def selftest(home: Path, quick: bool, as_json: bool) -> None:
     from node.donor.calibrate import check_sandbox, measure
     from node.donor.executors.choosing import make_executor
     from node.donor.runtimes import KNOWN_RUNTIMES, build_runtime
+    from node.donor.settings import open_donor
 
-    donor_home = _open(home)
+    donor_home = open_donor(home)
     settings = donor_home.load_settings()
     known = [name for name in settings.runtimes if name in KNOWN_RUNTIMES]
     if unknown := sorted(set(settings.runtimes) - set(known)):
@@ -211,15 +218,19 @@ def selftest(home: Path, quick: bool, as_json: bool) -> None:
 @home_option
 @passphrase_option
 def start(home: Path, passphrase_file: Path | None) -> None:
-    """Offer this machine and run jobs, until `finish` or Ctrl-C. Unfinished jobs are taken up first."""
+    """Offer this machine and run jobs, until `finish` or Ctrl-C. Unfinished jobs are taken up first.
+
+    Example: allmende donor start
+    """
     import logging
 
     import trio
 
     from node.donor.serving import serve
+    from node.donor.settings import open_donor
     from node.files import lock_directory
 
-    donor_home = _open(home)
+    donor_home = open_donor(home)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # One line for each long poll would bury what the donor wants to see.
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -228,73 +239,8 @@ def start(home: Path, passphrase_file: Path | None) -> None:
         trio.run(serve, donor_home, passphrase_file)
 
 
-@group.command()
-@home_option
-def pause(home: Path) -> None:
-    """Give my machine back: end running jobs at once and take no more, until `resume` or the next `start`."""
-    _open(home).write_wish("pause")
-    click.echo("The agent ends its jobs within a second; what they did since their last checkpoint is not charged.")
-
-
-@group.command()
-@home_option
-def resume(home: Path) -> None:
-    """Take jobs again after `pause`."""
-    _open(home).write_wish("run")
-    click.echo("The agent takes jobs again.")
-
-
-@group.command()
-@home_option
-def finish(home: Path) -> None:
-    """Complete the current job, take no more, then stop the agent."""
-    _open(home).write_wish("finish")
-    click.echo("The agent stops when the current job is done and settled.")
-
-
-@group.command()
-@home_option
-@json_option
-def status(home: Path, as_json: bool) -> None:
-    """Show what is lent, the last jobs, and what they earned."""
-    from node.donor.enrolling import read_address
-    from node.donor.job_file import SETTLED, JobFile
-    from protocol.credits import format_credits
-    from protocol.records import Settle, decode_record
-
-    donor_home = _open(home)
-    settings, score = donor_home.load_settings(), donor_home.load_score()
-    federation = donor_home.load_charter().charter.federation
-    jobs = []
-    for job in JobFile.load_all(donor_home.jobs):
-        document = job.document
-        body = decode_record(federation, document.settle).body if document.settle else None
-        paid = body.amount if document.state == SETTLED and isinstance(body, Settle) else None
-        jobs.append({"job": document.conversation[:10], "state": document.state, "paid_millicredits": paid})
-    earned = sum(job["paid_millicredits"] or 0 for job in jobs if isinstance(job["paid_millicredits"], int))
-    document_out = {
-        "address": read_address(donor_home),
-        "machine": settings.machine,
-        "wish": donor_home.read_wish(),
-        "weight": score.weight if score else None,
-        "earned_millicredits": earned,
-        "jobs": jobs,
-    }
-    lines = [
-        f"{settings.machine}: {document_out['wish']}, weight {document_out['weight'] or 'not measured'}",
-        f"Address: {document_out['address']}",
-        f"Earned here: {format_credits(earned)} credits in {len(jobs)} jobs",
-        *(f"  {job['job']}  {job['state']}" for job in jobs[-10:]),
-    ]
-    emit(document_out, lines, as_json)
-
-
-def _open(home: Path) -> DonorHome:
-    from node.donor.settings import DonorHome
-
-    donor_home = DonorHome(home / DIRECTORY_NAME)
-    donor_home.check_exists()
-    return donor_home
+for command in (pause, resume, finish, prefs, allow, deny, status, jobs, earnings, uninstall):
+    group.add_command(command)
 
 
 def _tell(text: str) -> None:

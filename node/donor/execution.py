@@ -15,6 +15,7 @@ import trio
 from node.donor.calling import Line
 from node.donor.checkpoints import CheckpointKeeper
 from node.donor.executors.executor import JobCommand, JobHandle, JobLost, JobNotStarted, Limits, Outcome
+from node.donor.idleness import Sample, add_sample, describe_idleness, is_idle
 from node.donor.job_file import JobFile
 from node.donor.meter import Meter
 from node.donor.workshop import Workshop
@@ -31,6 +32,7 @@ LOG_BYTES_MAX = 4 * 1024 * 1024
 LOG_MESSAGES_MAX = 800
 """A mailbox takes 8 MiB in 4,096 messages; the ticks need most of the latter."""
 OUTPUT_BYTES_MAX = 60 * 1024 * 1024
+IDLENESS_SECONDS = 60.0
 EVICTION_SECONDS = 5.0
 """What the owner waits at most for a last checkpoint before the machine is free again."""
 
@@ -96,6 +98,10 @@ class Execution:
         self._suspension = ""
         self._change()
 
+    def read_cpu_us(self) -> int | None:
+        """Processor time that it has used; none when nothing can tell, 0 before it runs."""
+        return self._handle.usage().cpu_us if self._handle is not None else 0
+
     @property
     def _job_id(self) -> str:
         return self._job.document.hold.hex()
@@ -125,6 +131,7 @@ class Execution:
                 watchers.start_soon(self._follow_wishes, self._handle)
                 watchers.start_soon(self._watch_meter, self._handle)
                 watchers.start_soon(self._watch_log, self._handle)
+                watchers.start_soon(self._watch_idleness, self._handle)
         if failed:
             raise failed[0]
         assert self._handle is not None
@@ -142,6 +149,7 @@ class Execution:
                     handle.resume()
                 else:
                     handle.suspend()
+                self._job.document.suspended_at_seconds = 0 if is_suspended else self._shop.now()
                 self._job.enter(JobState.RUNNING if is_suspended else JobState.SUSPENDED)
                 await self._line.say(Standing(self._job.document.state, self._suspension))
             if self.stop_state is None:
@@ -167,6 +175,19 @@ class Execution:
                 self._meter.add_tick(elapsed_ms if checkpoint else handle.usage().wall_ms, checkpoint)
             for tick in self._meter.list_unanswered_ticks():
                 await self._line.say(Ticked(tick.encode()))
+
+    async def _watch_idleness(self, handle: JobHandle) -> None:
+        """A job that computes nothing for too long is ended (spec 12.9)."""
+        samples: tuple[Sample, ...] = ()
+        while True:
+            seconds_max = self._shop.settings.idle_seconds_max
+            usage = handle.usage()
+            samples = add_sample(samples, Sample(usage.wall_ms, usage.cpu_us, usage.gpu_busy_ms), seconds_max)
+            if is_idle(samples, self._request.gpus, seconds_max):
+                self._job.document.detail = describe_idleness(self._request.gpus, seconds_max)
+                self.stop(JobState.POLICY_KILLED)
+                return
+            await trio.sleep(min(IDLENESS_SECONDS, max(1.0, seconds_max / 10)))
 
     async def _read_meter_at_the_end(self, outcome: Outcome) -> None:
         """The last tick: for all the time when the end is charged, else for the last checkpoint if there is one."""

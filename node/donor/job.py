@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import trio
 
+from node.donor.acceptance import check_start
 from node.donor.calling import Line
 from node.donor.execution import Execution
 from node.donor.executors.executor import JobCommand, JobLost, JobNotStarted, Outcome
@@ -37,7 +38,7 @@ from protocol.conversation import (
     VoucherGiven,
     compute_seal_context,
 )
-from protocol.errors import InvalidInput
+from protocol.errors import InvalidInput, Rejected
 from protocol.metering import JobState, Voucher
 from protocol.quotes import (
     NO_EXIT_STATUS,
@@ -48,6 +49,7 @@ from protocol.quotes import (
     decode_quote_request,
 )
 from protocol.receipts import find_charter_version, verify_receipt
+from protocol.records import Hold
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ class JobRun:
                 await self._run_from_state()
                 nursery.cancel_scope.cancel()
         finally:
-            self.shop.give_back_machine(self.document.conversation)
+            self.shop.machine.give_back(self.document.conversation)
 
     async def _run_from_state(self) -> None:
         document = self.document
@@ -94,13 +96,27 @@ class JobRun:
                 self.job.remove()
                 return
         if not document.is_ended:
-            is_room = self.shop.take_machine(document.conversation, self.request)
-            if is_room or document.state != JobState.HELD:
+            if self.shop.machine.take(document.conversation, self.request):
                 await self._work()
             else:
                 self._end(JobState.DONOR_FAILED, None, b"", "the machine is busy with other jobs")
-            self.shop.give_back_machine(document.conversation)
+            self.shop.machine.give_back(document.conversation)
         await self._conclude()
+
+    @property
+    def suspended_ms(self) -> int | None:
+        """How long the job has been suspended; None while it is not."""
+        since = self.document.suspended_at_seconds
+        return round(max(0.0, self.shop.now() - since) * 1000) if since else None
+
+    @property
+    def is_running(self) -> bool:
+        """True when the job's program has begun, and has not ended."""
+        return self.document.state in (JobState.RUNNING, JobState.SUSPENDED)
+
+    def read_cpu_us(self) -> int | None:
+        """Processor time that the job's program has used here; none when nothing can tell."""
+        return self._execution.read_cpu_us()
 
     @property
     def is_started(self) -> bool:
@@ -144,16 +160,28 @@ class JobRun:
         """Check that the money is really put aside, for this quote. What does not hold is no start at all."""
         charter, document = self.shop.charter, self.document
         hold = verify_receipt(self.shop.charters, start.hold_receipt).record
-        check_hold(charter.federation, hold, self.quote, self.request)
+        body = check_hold(charter.federation, hold, self.quote, self.request)
         self.meter.check_signature(Voucher(hold.id, 0, 0, start.voucher_signature))
         document.hold = hold.id
         document.inputs = start.inputs
         document.vouchers = [(0, 0, start.voucher_signature)]
         document.state = JobState.HELD
         self.job.save()
-        if self.shop.now() > self.quote.valid_until:
-            self._end(JobState.DONOR_FAILED, None, b"", "the quote has run out")
+        if refusal := self._find_refusal(body):
+            self._end(JobState.DONOR_FAILED, None, b"", refusal)
         self._start_heard.set()
+
+    def _find_refusal(self, hold: Hold) -> str:
+        """Why the job is not begun although it is paid for; empty when nothing is against it."""
+        shop, account = self.shop, self.request.account
+        if shop.now() > self.quote.valid_until:
+            return "the quote has run out"
+        use = shop.compute_use(account, but=self.document.conversation)
+        try:
+            check_start(shop.settings, account, self.document.institutions, hold.draws, self.quote.amount_max, use)
+        except Rejected as rejection:
+            return rejection.detail
+        return ""
 
     def _handle_agreement(self, signature: bytes) -> None:
         """The payer's signature for the job receipt."""
@@ -219,7 +247,7 @@ class JobRun:
             environment=dict(script.environment),
             runtime=runtime.directory if runtime else None,
             input_directory=self.job.bundle_directory / "work",
-            hosts=self.shop.hosts if self.request.is_online else (),
+            hosts=tuple(self.shop.settings.hosts) if self.request.is_online else (),
         )
 
     # -- ending -------------------------------------------------------------------------------------------------

@@ -24,6 +24,13 @@ RECLAIMED = "RECLAIMED"
 """The payer took everything back: the settlement came too late."""
 
 
+class Institution(msgspec.Struct, frozen=True):
+    """A member that has enrolled the person who pays for a job: it vouches for who that is."""
+
+    number: int
+    name: str
+
+
 class JobDocument(msgspec.Struct):
     """What `job.json` says."""
 
@@ -38,6 +45,8 @@ class JobDocument(msgspec.Struct):
     """Number of the last envelope that was taken."""
     sent: int = 0
     """Envelopes that may have been posted."""
+    suspended_at_seconds: float = 0
+    """Since when the job is suspended; 0 while it is not."""
     log_sent: int = 0
     """Bytes of the job's log that may have been posted."""
     hold: bytes = b""
@@ -57,6 +66,8 @@ class JobDocument(msgspec.Struct):
     """The last one at which the settle record was proposed for the hold's slot; 0 if none."""
     settle_receipt: bytes = b""
     """Of the record that ended the hold: a settle, or the payer's reclaim."""
+    institutions: list[Institution] = []
+    """Those that vouched for the payer when it asked, as the donor's node said."""
 
     @property
     def is_ended(self) -> bool:

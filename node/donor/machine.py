@@ -6,6 +6,7 @@ counts as both. Which cores and which GPUs a job gets is the executor's business
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from protocol.quotes import QuoteRequest
@@ -23,8 +24,9 @@ class Share(NamedTuple):
 class Machine:
     """Invariant: no job is given a share unless all shares together are within what is lent, in every part."""
 
-    def __init__(self, lent: Share, is_disk_in_memory: bool) -> None:
-        self.lent = lent
+    def __init__(self, read_lent: Callable[[], Share], is_disk_in_memory: Callable[[], bool]) -> None:
+        """Both are asked whenever it matters: the owner may lend less or more at any time."""
+        self._read_lent = read_lent
         self._is_disk_in_memory = is_disk_in_memory
         self._taken: dict[str, Share] = {}
 
@@ -35,8 +37,9 @@ class Machine:
 
     @property
     def free(self) -> Share:
-        """What no job has."""
-        return Share(*(lent - sum(parts) for lent, *parts in zip(self.lent, *self._taken.values(), strict=True)))
+        """What no job has; below 0 where less is lent now than when a job began."""
+        taken = self._taken.values()
+        return Share(*(lent - sum(parts) for lent, *parts in zip(self._read_lent(), *taken, strict=True)))
 
     def has_room(self, request: QuoteRequest) -> bool:
         """Whether the job could have all that it asks for now."""
@@ -59,5 +62,5 @@ class Machine:
         self._taken.pop(conversation, None)
 
     def _compute_share(self, request: QuoteRequest) -> Share:
-        in_memory = request.disk_bytes if self._is_disk_in_memory else 0
+        in_memory = request.disk_bytes if self._is_disk_in_memory() else 0
         return Share(request.cores, request.memory_bytes + in_memory, request.disk_bytes, request.gpus)

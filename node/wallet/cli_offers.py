@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def command(condition: str, home: Path, node_url: str | None, as_json: bool) -> None:
     """List machines that donors lend now, cheapest first.
 
-    Example: allmende offers 'cores>=4 memory>=16 runtime=python-ml'
+    Example: allmende offers 'gpu=A100 vram>=40 cores>=4 memory>=16 runtime=python-ml'
     """
     from node.addresses import Kind, encode_address
     from node.wallet.offers import compute_hourly_charge, matches, read_offers
@@ -44,6 +44,7 @@ def command(condition: str, home: Path, node_url: str | None, as_json: bool) -> 
                     "weight": offer.weight,
                     "runtimes": [runtime.name for runtime in offer.runtimes],
                     "job_classes": list(offer.job_classes),
+                    "hosts": list(offer.hosts),
                     "wall_seconds_max": offer.wall_seconds_max,
                     "core_hour_millicredits": compute_hourly_charge(offer),
                     "node": offer.node_url,

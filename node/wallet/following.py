@@ -17,7 +17,7 @@ from node.files import write_atomically
 from node.sealing import open_sealed
 from node.wallet.calling import Line
 from node.wallet.job_ends import look_for_end, take_end
-from node.wallet.job_records import WalletJob, get_job_directory, save_job
+from node.wallet.job_records import WalletJob, get_checkpoint_path, get_job_directory, get_outputs_path, save_job
 from protocol.conversation import (
     Accepted,
     LogChunk,
@@ -26,6 +26,7 @@ from protocol.conversation import (
     Refused,
     Result,
     Settled,
+    Standing,
     Started,
     Ticked,
     VoucherGiven,
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
     from node.wallet.jobs import Connect
     from node.wallet.wallet import Wallet
 
-POLL_SECONDS = 15.0
+POLL_SECONDS = 5.0
+"""How long one question for news waits; another command that cancels the job waits so long, too."""
 CLOCK_SLACK_MS = 5_000
 """How much a donor's tick may run ahead of this machine's clock: a second is lost here and there."""
 LOG_BYTES_MAX = 16 * 1024 * 1024
@@ -57,7 +59,16 @@ Show = Callable[[bytes], None]
 class Follower:
     """Takes the donor's messages for one job."""
 
-    def __init__(self, wallet: Wallet, job: WalletJob, connect: Connect, show_log: Show, tell: Tell) -> None:
+    def __init__(
+        self,
+        wallet: Wallet,
+        job: WalletJob,
+        connect: Connect,
+        show_log: Show,
+        tell: Tell,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`beat` is called before each look into the mailbox."""
         self._wallet = wallet
         self._job = job
         self._line = Line(wallet, job, connect)
@@ -65,10 +76,12 @@ class Follower:
         self._request = job.decode_request(wallet)
         self._show_log = show_log
         self._tell = tell
+        self._beat = beat
 
     def follow(self, *, is_waiting: bool = True) -> None:
         """Take what there is; with `is_waiting` until the job is settled. Raises: Unreachable."""
         while not self._job.is_over:
+            self._beat()
             count = self._line.hear(self._handle, POLL_SECONDS if is_waiting else 0)
             if not count:
                 look_for_end(self._wallet, self._job)  # the donor may be gone, or not say that it has settled
@@ -81,6 +94,8 @@ class Follower:
                 self._enter(JobState.STAGING, "the donor has accepted, and fetches the inputs")
             case Started():
                 self._enter(JobState.RUNNING, "the job runs")
+            case Standing():
+                self._take_standing(message)
             case LogChunk():
                 self._take_log(message)
             case Ticked():
@@ -98,6 +113,13 @@ class Follower:
             self._job.state = state
             save_job(self._wallet, self._job)
             self._tell(text)
+
+    def _take_standing(self, standing: Standing) -> None:
+        reason = f": {standing.detail}" if standing.detail else ""
+        if standing.state == JobState.SUSPENDED:
+            self._enter(JobState.SUSPENDED, f"the job is suspended{reason}; this time is free")
+        elif standing.state == JobState.RUNNING:
+            self._enter(JobState.RUNNING, f"the job goes on{reason}")
 
     def _take_log(self, chunk: LogChunk) -> None:
         directory = get_job_directory(self._wallet, self._job)
@@ -224,12 +246,24 @@ class Follower:
 
 def unpack_outputs(wallet: Wallet, job: WalletJob, directory: Path) -> int:
     """Write a job's results into `directory`; returns how many files. Raises: UserError when there are none."""
-    path = get_job_directory(wallet, job) / "outputs"
+    path = get_outputs_path(wallet, job)
     if not path.exists():
         raise UserError(f"job {job.job_id} has no results here yet (it is {job.state}): `allmende job logs -f`")
+    return _unpack(path, directory, f"the results of job {job.job_id}")
+
+
+def unpack_checkpoint(wallet: Wallet, job: WalletJob, directory: Path) -> int:
+    """Write a job's last checkpoint into `directory`; returns how many files. Raises: UserError when there is none."""
+    path = get_checkpoint_path(wallet, job)
+    if not path.exists():
+        raise UserError(f"job {job.job_id} has handed over no checkpoint: it keeps one when it writes into checkpoint/")
+    return _unpack(path, directory, f"the checkpoint of job {job.job_id}")
+
+
+def _unpack(path: Path, directory: Path, what: str) -> int:
     directory.parent.mkdir(parents=True, exist_ok=True)
     try:
         entries = unpack_bundle(path.read_bytes(), directory)
     except InvalidInput as error:
-        raise UserError(f"the results of job {job.job_id} are no bundle: {error}") from error
+        raise UserError(f"{what} are no bundle: {error}") from error
     return sum(not entry.is_directory for entry in entries)

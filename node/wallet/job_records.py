@@ -6,6 +6,7 @@ key that opens the results.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.errors import UserError
 from node.wallet.journal import Entry, State
+from node.wallet.matching import JobNeeds
 from protocol.metering import END_STATES, Tick, decode_tick
 from protocol.quotes import (
     JobReceipt,
@@ -68,6 +70,18 @@ class WalletJob(msgspec.Struct):
     """Millicredits that the ledger paid, once that is proven."""
     dispute: str = ""
     """What in the donor's account of the job does not hold; empty when it was agreed to."""
+    needs: JobNeeds | None = None
+    """What it asked for; `amount_max` is what all its runs together may take. None for jobs of earlier versions."""
+    source_digest: bytes = b""
+    """SHA-256 of the inputs as they were packed, without a checkpoint."""
+    secrets: list[str] = []
+    """Names of the secret variables; the values are in the inputs alone."""
+    path: str = ""
+    """The job file that it was made from."""
+    retry_of: str = ""
+    """Id of the job that this one goes on with, because its donor did not finish."""
+    recheck_of: str = ""
+    """Id of the job whose results this one compares with its own."""
 
     @property
     def is_over(self) -> bool:
@@ -133,6 +147,23 @@ def load_job(wallet: Wallet, job_id: str) -> WalletJob:
     return found[0]
 
 
+def remove_job(wallet: Wallet, job: WalletJob) -> None:
+    """Forget a job with all that belongs to it. Raises: UserError while money hangs on it."""
+    is_unpaid = not job.hold and find_signed(wallet, make_purpose(job)) is None
+    if not job.is_over and not is_unpaid:
+        raise UserError(
+            f"credits are still put aside for job {job.job_id} ({job.state}): `allmende job logs -f {job.job_id}` "
+            f"sees it to its end, `allmende job reclaim {job.job_id}` takes them back"
+        )
+    wallet.journal.remove_job(job.job_id)
+    shutil.rmtree(get_job_directory(wallet, job), ignore_errors=True)
+
+
+def make_purpose(job: WalletJob) -> str:
+    """What the wallet's journal says of the job's hold."""
+    return f"job {job.job_id} ({job.name})"
+
+
 def find_signed(wallet: Wallet, purpose: str) -> Entry | None:
     """The newest record that was signed for this purpose and can still become final, or is."""
     before: int | None = None
@@ -147,6 +178,26 @@ def find_signed(wallet: Wallet, purpose: str) -> Entry | None:
 def get_job_directory(wallet: Wallet, job: WalletJob) -> Path:
     """Where the wallet keeps what belongs to a job and is too large for the journal."""
     return wallet.home / "jobs" / job.job_id
+
+
+def get_inputs_path(wallet: Wallet, job: WalletJob) -> Path:
+    """The bundle that is sent, kept for as long as the job may have to be sent again."""
+    return get_job_directory(wallet, job) / "inputs"
+
+
+def drop_inputs(wallet: Wallet, job: WalletJob) -> None:
+    """Nobody needs the inputs any more, and there may be secrets in them."""
+    get_inputs_path(wallet, job).unlink(missing_ok=True)
+
+
+def get_checkpoint_path(wallet: Wallet, job: WalletJob) -> Path:
+    """The bundle of the last checkpoint that was agreed to."""
+    return get_job_directory(wallet, job) / "checkpoint"
+
+
+def get_outputs_path(wallet: Wallet, job: WalletJob) -> Path:
+    """The bundle of the results."""
+    return get_job_directory(wallet, job) / "outputs"
 
 
 def _read(document: dict[str, object]) -> WalletJob:

@@ -183,7 +183,8 @@ class LedgerViews:
             millicredits=sum(lot.millicredits for lot in lots if not 0 < lot.expiry_epoch < epoch),
             lots=lots,
             enrolments=[
-                api.Enrolment(name_record(record), state.member, state.until_epoch) for record, state in enrolments
+                api.Enrolment(name_record(record), state.member, state.until_epoch, self._name_member(state.member))
+                for record, state in enrolments
             ],
             sponsorships=[
                 api.Sponsorship(name_record(record), state.member, state.until_epoch) for record, state in sponsors
@@ -197,6 +198,11 @@ class LedgerViews:
                 for record in (*self._list_open_records(scope), *self._member.submissions.list_of(account))
             ],
         )
+
+    def _name_member(self, number: int) -> str:
+        """Its name in the newest version that knows it; nothing when none does."""
+        member = find_member(self._ledger.charters, number)
+        return member.name if member else ""
 
     def list_suspensions(self) -> list[api.Suspension]:
         """Every suspension that lasts, of any member."""
@@ -329,7 +335,7 @@ class LedgerViews:
         return api.Program(
             id=name_program(program),
             member=state.member,
-            member_name=member.name if (member := find_member(self._ledger.charters, state.member)) else "",
+            member_name=self._name_member(state.member),
             name=state.body.name,
             purpose=state.body.purpose,
             allowance=state.body.allowance,

@@ -16,7 +16,8 @@ from node.donor.executors.executor import JobCommand, Limits
 WORK = "/work"
 RUNTIME = "/runtime"
 SCRIPT = "/job"
-SMALL_FILE_SYSTEM_BYTES = 64 << 20  # /tmp and /dev/shm of a job; both lie in memory
+SMALL_FILE_SYSTEMS = ("/tmp", "/dev/shm")  # both lie in memory
+SMALL_FILE_SYSTEM_BYTES = 64 << 20
 OPEN_FILES_MAX = 4096
 OWN_PROCESSES = 2  # bubblewrap outside and its first process inside count against the job's limit, too
 READY = b"\0"
@@ -96,12 +97,13 @@ def build_command_line(
     line += _build_prlimit(limits, walls)
     # Of the job's environment and folders other users of this machine see nothing: bubblewrap reads them from
     # a file.
-    line += ["bwrap", "--args", str(descriptors.arguments), "--", "/bin/sh", "-c", _GATE, "gate"]
+    line += ["bwrap", "--args", str(descriptors.arguments), "--"]
     if "pids" not in walls.limited:
-        # Set inside, this counts the processes of the job's own user namespace and not what else the user
-        # runs.
+        # Set inside, this counts the processes of the job's own user namespace and not what else the user runs.
+        # Before the gate opens: the job's environment may name libraries among its files that every program loads.
         most = limits.processes + 1
         line += ["/usr/bin/prlimit", f"--nproc={most}:{most}"]
+    line += ["/bin/sh", "-c", _GATE, "gate"]
     program = command.program
     return line + ([shell, SCRIPT] if isinstance(program, str) else list(program))
 
@@ -113,7 +115,7 @@ def _build_prlimit(limits: Limits, walls: Walls) -> list[str]:
     choice of processors, so its bound on processor time is the wall time on all of them.
     """
     disk = limits.disk_bytes
-    line = ["prlimit", "--core=0", f"--fsize={disk}:{disk}", f"--nofile={OPEN_FILES_MAX}:{OPEN_FILES_MAX}"]
+    line = ["prlimit", "--core=1", f"--fsize={disk}:{disk}", f"--nofile={OPEN_FILES_MAX}:{OPEN_FILES_MAX}"]
     if "memory" not in walls.limited:
         line.append(f"--data={limits.memory_bytes}:{limits.memory_bytes}")
     if "cpu" not in walls.limited:
@@ -137,7 +139,7 @@ def build_bubblewrap_arguments(command: JobCommand, limits: Limits, walls: Walls
     arguments += ["--ro-bind-data", str(descriptors.group), "/etc/group"]
     arguments += ["--perms", "0444", "--ro-bind-data", str(descriptors.script), SCRIPT]
     arguments += ["--proc", "/proc", "--dev", "/dev"]
-    for path in ("/tmp", "/dev/shm"):
+    for path in SMALL_FILE_SYSTEMS:
         arguments += ["--size", str(SMALL_FILE_SYSTEM_BYTES), "--tmpfs", path]
     arguments += ["--remount-ro", "/dev"]  # it would be a file system in memory without any bound
     if command.runtime is not None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import tempfile
 import threading
 import time
+import uuid
 from base64 import b64encode
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from node import api
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
+from node.cli import run
 from node.donor import settings as donor_settings
 from node.donor.agent import Agent
 from node.donor.executors.sandbox import Sandbox
@@ -182,6 +190,11 @@ class FakeNode:
                 for name, state in ledger.sponsors.items()
                 if state.donor == account
             ]
+            enrolments = [
+                api.Enrolment(encode_address(AddressKind.RECORD, name), state.member, state.until_epoch, "Hochschule")
+                for name, state in ledger.enrolments.items()
+                if state.account == account
+            ]
         return api.Account(
             address=address,
             epoch=self.epoch,
@@ -189,7 +202,7 @@ class FakeNode:
             head=encode_address(AddressKind.RECORD, head.record) if head else None,
             millicredits=sum(lot.millicredits for lot in lots),
             lots=lots,
-            enrolments=[],
+            enrolments=enrolments,
             sponsorships=sponsorships,
         )
 
@@ -308,12 +321,14 @@ def donor_home(tmp_path):
 
 
 @asynccontextmanager
-async def _run_agent(home, fake_node):
+async def _run_agent(home, fake_node, **changes):
     """An agent that serves, and has published its offer; stopped as by `kill -9` at the end of the block."""
     sandbox = Sandbox(home.sandbox)
+    settings = msgspec.structs.replace(SETTINGS, **changes)
+    home.save_settings(settings)
     agent = Agent(
         home,
-        SETTINGS,
+        settings,
         donor_settings.Score(WEIGHT, 1.0, 1.0, 1.0, 0),
         fake_node.charter,
         DONOR_KEY,
@@ -354,8 +369,8 @@ def write_job(tmp_path):
 
 @pytest.fixture
 def start_agent(donor_home, fake_node):
-    """`async with start_agent() as agent`, as often as wanted, one after the other."""
-    return lambda: _run_agent(donor_home, fake_node)
+    """`async with start_agent(**settings) as agent`, as often as wanted, one after the other."""
+    return lambda **changes: _run_agent(donor_home, fake_node, **changes)
 
 
 @pytest.fixture
@@ -390,3 +405,44 @@ def wallet(tmp_path, fake_node, person_key):
     with Wallet.open(home) as wallet:
         wallet.__dict__["client"] = fake_node
         yield wallet
+
+
+@pytest.fixture
+def allmende(fake_node, monkeypatch, capsys, tmp_path):
+    """Run a command on this test's home: its exit status and what it printed."""
+    monkeypatch.setattr("node.served_charter.NodeClient", lambda place: nullcontext(fake_node))
+
+    def call(*words, home=True):
+        capsys.readouterr()
+        status = run([*words, *(("--home", str(tmp_path)) if home else ())])
+        return status, capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def lent(allmende, tmp_path):
+    """The directory of a machine that was set up."""
+    allmende("donor", "setup", "--node", "http://node", "--machine", "bench", "--cores", "1", "--memory", "2", "-y")
+    return donor_settings.DonorHome(tmp_path / "donor")
+
+
+@pytest.fixture(params=["superuser", "ordinary"])
+def agent(request) -> str:
+    if request.param == "superuser" and os.geteuid() != 0:
+        pytest.skip("these tests run as an ordinary user: nothing to test as the superuser")
+    return str(request.param)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A donor's private folder that both agents may be given."""
+    path = Path(tempfile.mkdtemp(prefix="donor-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def marker() -> str:
+    """Stands in the command line of a test's processes, so that they can be found."""
+    return f"marker{uuid.uuid4().hex}"

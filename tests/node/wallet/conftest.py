@@ -17,6 +17,7 @@ import pytest
 from node import api
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
+from node.cli import run
 from node.wallet.job_spec import read_job_file
 from node.wallet.jobs import hold_job, open_job, plan_job, start_job
 from node.wallet.wallet import Wallet
@@ -33,6 +34,7 @@ from protocol.statements import (
     encode_signed,
 )
 from tests.node.wallet.lone_federation import EPOCH_SECONDS, Federation
+from tests.node.wallet.played_donors import Stage
 from tests.node.wallet.scripted_donor import DONOR_PUBLIC, FUNDS, ScriptedDonor
 
 WORDS = "legal winner thank year wave sausage worth useful legal winner thank year wave sausage worth useful " + (
@@ -208,7 +210,11 @@ class _Handler(BaseHTTPRequestHandler):
             sum(balances.values()),
             lots,
             enrolments,
-            [],
+            [
+                api.Sponsorship(_text(AddressKind.RECORD, record_id), state.member, state.until_epoch)
+                for record_id, state in ledger.sponsors.items()
+                if state.donor == account
+            ],
             ledger.get_key(account),
             [
                 api.Suspension(
@@ -380,6 +386,33 @@ def donor(wallet, federation, fund):
     wallet.__dict__["client"] = donor
     yield donor
     wallet.__dict__["client"] = donor.client
+
+
+@pytest.fixture
+def stage(wallet, federation, fund, tmp_path):
+    """A node at which several donors play what a test wants; none at first."""
+    fund(wallet, FUNDS)
+    (tmp_path / "stage").mkdir()
+    stage = Stage(wallet, wallet.client, federation, tmp_path / "stage")
+    wallet.__dict__["client"] = stage
+    yield stage
+    wallet.__dict__["client"] = stage.client
+
+
+@pytest.fixture
+def allmende(wallet, stage, monkeypatch, capsys):
+    """Run a command of this wallet; (exit status, its JSON or nothing, what it told)."""
+    monkeypatch.setattr("node.client.NodeClient", lambda place: stage)
+    stage.close = lambda: None
+
+    def call(*words):
+        capsys.readouterr()
+        status = run([*words, "--json", "--home", str(wallet.home)])
+        printed = capsys.readouterr()
+        assert printed.out, printed.err
+        return status, json.loads(printed.out), printed.err
+
+    return call
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from node.wallet.offers import matches, read_offers
 from protocol.conversation import (
     Accepted,
     Settled,
+    Standing,
     Start,
     Ticked,
     VoucherGiven,
@@ -56,7 +57,7 @@ def test_the_cheapest_machine_that_fits_is_chosen_and_forged_offers_are_not_seen
     donor.offers += [cheap, forged, stale, small]
     assert [offer.machine for offer in read_offers(wallet)] == ["small", "cheap", "bench"]
     plan = plan_job(wallet, write_job(resources="{cpus: 2}"))
-    assert (plan.priced.offer.machine, plan.others) == ("cheap", 1)
+    assert [match.offer.machine for match in plan.matches] == ["cheap", "bench"]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,7 @@ def test_the_cheapest_machine_that_fits_is_chosen_and_forged_offers_are_not_seen
         ({"max_credits": "6.249"}, "max_credits"),
         ({"resources": "{cpus: 5}"}, "4 cores"),
         ({"resources": "{accelerators: A100}"}, "GPUs"),
+        ({"network": "true"}, "reach"),
         ({"runtime": "fortran"}, "runtime"),
         ({"job_class": "games"}, "batch"),
         ({"program": "nobody"}, "nobody"),
@@ -132,7 +134,6 @@ def test_the_donor_gets_a_proven_hold_and_inputs_that_only_it_can_open(wallet, d
     unpack_bundle(bundle, tmp_path / "unpacked")
     assert (tmp_path / "unpacked" / "work" / "input.txt").read_text() == "seven\n"
     assert decode_script((tmp_path / "unpacked" / "job").read_bytes()).run == "wc input.txt"
-    assert not (wallet.home / "jobs" / running.job_id / "inputs").exists()
 
 
 def test_a_job_interrupted_after_its_hold_is_started_without_a_second_hold(wallet, donor, write_job, connect):
@@ -182,6 +183,16 @@ def test_honest_ticks_are_agreed_to_once_and_answered_again_when_repeated(wallet
         (2, second.amount),
     ]
     assert [decode_tick(encoded) for encoded in load_job(wallet, running.job_id).ticks] == [first, second]
+
+
+def test_a_suspension_is_told_with_its_reason_and_ends_again(wallet, donor, running, connect):
+    donor.say(Accepted(running.hold))
+    donor.say(Standing("SUSPENDED", "the owner is back"))
+    told = follow(wallet, running, connect)
+    assert (running.state, told[-1]) == ("SUSPENDED", "the job is suspended: the owner is back; this time is free")
+    donor.say(Standing("RUNNING", ""))
+    assert follow(wallet, running, connect) == ["the job goes on"]
+    assert running.state == "RUNNING"
 
 
 def test_a_tick_for_time_that_has_not_passed_is_not_agreed_to(wallet, donor, running, connect):

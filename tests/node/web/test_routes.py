@@ -43,7 +43,8 @@ async def test_a_payment_is_final_when_its_submission_returns(funded, federation
     payer = await funded.call("get_account", encode_address(ACCOUNT, federation.person))
     assert (payer.millicredits, payer.next_sequence, payer.head) == (3500, 1, encode_address(RECORD, payment.id))
     assert [(lot.program_name, lot.expiry_epoch, lot.millicredits) for lot in payer.lots] == [("Students", 2, 3500)]
-    assert payer.enrolments == [api.Enrolment(encode_address(RECORD, federation.enrolment.id), 1)]
+    enrolment = encode_address(RECORD, federation.enrolment.id)
+    assert payer.enrolments == [api.Enrolment(enrolment, 1, 0, "University")]
     payee = await funded.call("get_account", encode_address(ACCOUNT, federation.donor))
     assert payee.millicredits == 1500
     assert payee.sponsorships == [api.Sponsorship(encode_address(RECORD, federation.sponsor.id), 1, 3)]
