@@ -248,7 +248,9 @@ class SlurmExecutor:
         number = int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:4]) % _JOB_USERS
         owner = JOB_USER_BASE + number if os.geteuid() == 0 else None
         folder = job.folder
-        files = build_files(command, job.limits, folder.work, owner, build_filter())
+        # Whether the cluster counts memory is not known here.
+        filter_program = build_filter(is_memory_counted=False)
+        files = build_files(command, job.limits, folder.work, owner, filter_program)
         files["batch"] = build_script(command, job.limits, folder.path, owner, self._settings).encode()
         try:
             folder.stage(files, command.input_directory, job.limits.disk_bytes, owner)

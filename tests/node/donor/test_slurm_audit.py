@@ -140,6 +140,33 @@ async def test_an_end_by_the_donors_fault_may_cost_less_and_never_more(fake_node
         assert [difference.kind for difference in found if difference.hold == document.hold] == kinds
 
 
+async def test_a_job_that_the_clusters_owners_end_costs_its_payer_nothing(
+    home, fake_node, wallet, person_key, donor_account, write_job, slurm_cluster
+):
+    fake_node.fund(person_key, FUNDS)
+    fake_node.sponsor(donor_account)
+    payer = Payer(wallet, fake_node)
+
+    def find_job():
+        return [job.document for job in JobFile.load_all(home.jobs)]
+
+    async with serving(home, fake_node):
+        with trio.fail_after(PATIENCE_SECONDS):
+            await trio.to_thread.run_sync(payer.begin, write_job("sleep 50"))
+            while [document.state for document in find_job()] != [JobState.RUNNING]:
+                await trio.sleep(0.05)
+            slurm_cluster.call("scancel", "--user", "root")
+            await trio.to_thread.run_sync(payer.follow)
+    (document,) = find_job()
+    quote, request = (
+        decode_quote(fake_node.charter, document.quote),
+        decode_quote_request(fake_node.charter, document.request),
+    )
+    receipt = decode_job_receipt(fake_node.charter, document.receipt, quote.donor_key, request.meter_key)
+    assert (receipt.state, receipt.amount) == (JobState.EVICTED, 0)
+    assert _list_paid(fake_node) == {document.hold: 0}
+
+
 def test_a_job_at_slurm_that_no_hold_paid_for_is_listed(fake_node):
     hold = bytes(range(32))
     job = AccountedJob(7, f"allmende-{hold.hex()}-0123abcd", "", "COMPLETED", 0, 0, True, 5, {"cpu": "1"}, 0, None)
