@@ -81,7 +81,7 @@ async def settled(home, fake_node, wallet, person_key, donor_account, write_job,
         for program in ("sleep 2; cat input.txt >out/copy", "exit 3"):
             with trio.fail_after(PATIENCE_SECONDS):
                 payer = Payer(wallet, fake_node)
-                await trio.to_thread.run_sync(payer.run, write_job(program))
+                await trio.to_thread.run_sync(payer.run, write_job(program), abandon_on_cancel=True)
     documents = [job.document for job in JobFile.load_all(home.jobs)]
     slurm = home.load_settings().slurm
     first = find_first_moment(fake_node.charter, documents)
@@ -152,11 +152,11 @@ async def test_a_job_that_the_clusters_owners_end_costs_its_payer_nothing(
 
     async with serving(home, fake_node):
         with trio.fail_after(PATIENCE_SECONDS):
-            await trio.to_thread.run_sync(payer.begin, write_job("sleep 50"))
+            await trio.to_thread.run_sync(payer.begin, write_job("sleep 50"), abandon_on_cancel=True)
             while [document.state for document in find_job()] != [JobState.RUNNING]:
                 await trio.sleep(0.05)
             slurm_cluster.call("scancel", "--user", "root")
-            await trio.to_thread.run_sync(payer.follow)
+            await trio.to_thread.run_sync(payer.follow, abandon_on_cancel=True)
     (document,) = find_job()
     quote, request = (
         decode_quote(fake_node.charter, document.quote),
