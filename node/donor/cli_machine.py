@@ -53,8 +53,8 @@ async def _test(donor_home: DonorHome, quick: bool) -> tuple[Score | None, dict[
     import trio
 
     from node.donor.calibrate import check_sandbox, measure
+    from node.donor.executors.choosing import make_executor
     from node.donor.executors.devices import DevicePool
-    from node.donor.executors.sandbox import Sandbox
     from node.donor.gpus import GpuDriver
     from node.donor.runtimes import KNOWN_RUNTIMES, build_runtime
     from node.known_charters import KnownCharters
@@ -68,10 +68,10 @@ async def _test(donor_home: DonorHome, quick: bool) -> tuple[Score | None, dict[
     lent = pool.list_lent()
     if missing := sorted(set(settings.gpus) - {gpu.uuid for gpu in lent}):
         raise UserError(f"GPUs that donor.toml lends do not answer ({', '.join(missing)}): see `allmende donor doctor`")
-    sandbox = Sandbox(donor_home.sandbox, devices=pool)
+    executor = make_executor(settings.executor, donor_home.sandbox, settings.slurm, pool)
     try:
-        await sandbox.sweep()
-        await check_sandbox(sandbox, settings)
+        await executor.sweep()
+        await check_sandbox(executor, settings)
         _tell("the sandbox holds: no network, no files of yours, no rights")
         if quick:
             return donor_home.load_score(), {}
@@ -83,9 +83,9 @@ async def _test(donor_home: DonorHome, quick: bool) -> tuple[Score | None, dict[
             )
         _tell("measuring")
         charter = KnownCharters(donor_home.load_charter().charter, donor_home.amendments_path).newest
-        return await measure(sandbox, settings, built, charter.fields.rates, lent, int(time.time())), built
+        return await measure(executor, settings, built, charter.fields.rates, lent, int(time.time())), built
     finally:
-        sandbox.close()
+        executor.close()
 
 
 def _describe_score(score: Score) -> list[str]:

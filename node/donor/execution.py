@@ -14,7 +14,15 @@ import trio
 
 from node.donor.calling import Line
 from node.donor.checkpoints import CheckpointKeeper
-from node.donor.executors.executor import JobCommand, JobHandle, JobLost, JobNotStarted, Limits, Outcome
+from node.donor.executors.executor import (
+    FOREIGN_ENDS,
+    JobCommand,
+    JobHandle,
+    JobLost,
+    JobNotStarted,
+    Limits,
+    Outcome,
+)
 from node.donor.idleness import Sample, add_sample, describe_idleness, is_idle
 from node.donor.job_file import JobFile
 from node.donor.meter import Meter
@@ -195,7 +203,7 @@ class Execution:
             checkpoint = await self._keeper.hand_over() if self._keeper.has_taken else b""
             if checkpoint:
                 self._meter.add_tick(outcome.usage.wall_ms, checkpoint)
-        elif self.stop_state is None or self.stop_state in CHARGED_STATES:
+        elif self.stop_state in CHARGED_STATES or (self.stop_state is None and outcome.state not in FOREIGN_ENDS):
             self._meter.add_tick(outcome.usage.wall_ms)
 
     async def _watch_log(self, handle: JobHandle) -> None:

@@ -303,6 +303,7 @@ class JobRun:
 
 
 def _compute_end_state(outcome: Outcome) -> JobState:
-    if outcome.state == "walltime":
-        return JobState.WALLTIME
+    named = {"walltime": JobState.WALLTIME, "preempted": JobState.EVICTED, "lost": JobState.DONOR_FAILED}
+    if outcome.state in named:
+        return named[outcome.state]
     return JobState.DONE if outcome.exit_status == 0 else JobState.USER_FAILED

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.donor.agent import Agent
 from node.donor.enrolling import load_donor_key, load_seal_seed
+from node.donor.executors.choosing import make_executor
 from node.donor.executors.devices import DevicePool
-from node.donor.executors.sandbox import Sandbox
 from node.donor.gpus import GpuDriver
 from node.donor.runtimes import load_runtimes
 from node.donor.settings import DonorHome, Score, Settings
@@ -38,7 +38,7 @@ async def serve(home: DonorHome, passphrase_file: Path | None) -> None:
     link = NodeClient(settings.node_url)
     lent = find_lent_gpus(settings, score)
     devices = DevicePool(GpuDriver.open() if lent else None, lent)
-    sandbox = Sandbox(home.sandbox, devices=devices)
+    executor = make_executor(settings.executor, home.sandbox, settings.slurm, devices)
     agent = Agent(
         home,
         settings,
@@ -47,7 +47,7 @@ async def serve(home: DonorHome, passphrase_file: Path | None) -> None:
         Ed25519PrivateKey.from_private_bytes(key.seed),
         load_seal_seed(home),
         link,
-        sandbox,
+        executor,
         runtimes,
         gpus=devices,
     )
@@ -58,7 +58,7 @@ async def serve(home: DonorHome, passphrase_file: Path | None) -> None:
             await agent.run()
             nursery.cancel_scope.cancel()
     finally:
-        sandbox.close()
+        executor.close()
         link.close()
 
 

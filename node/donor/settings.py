@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from node.config import explain_conversion, format_toml
+from node.donor.executors.slurm_settings import SlurmSettings
 from node.donor.hours import parse_hours
 from node.donor.who import parse_who
 from node.errors import UserError
@@ -32,6 +33,8 @@ from protocol.quotes import HOSTS_MAX
 
 DIRECTORY_NAME = "donor"
 WISHES = frozenset({"run", "pause", "finish"})
+EXECUTORS = ("sandbox", "slurm")
+"""What may run the jobs: this machine itself, or a cluster."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +72,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     account_jobs_max: int = 0
     epoch_credits_max: int = 0
     idle_seconds_max: int = 1800
+    # What runs the jobs.
+    executor: str = "sandbox"
+    slurm: SlurmSettings | None = None
 
     def check(self) -> None:
         """Raise `UserError` when a value makes no sense."""
@@ -95,6 +101,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise UserError(f"donor.toml both allows and denies {both[0]}")
         if self.acceptable_use and not _SHA256.fullmatch(self.acceptable_use):
             raise UserError("acceptable_use in donor.toml is no SHA-256: run `allmende donor prefs --accept-use`")
+        self._check_executor()
+
+    def _check_executor(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise UserError(f"executor in donor.toml must be one of {', '.join(EXECUTORS)}, not {self.executor!r}")
+        if self.executor == "slurm" and self.slurm is None:
+            raise UserError("executor in donor.toml is slurm: say in a table [slurm] how to reach the cluster")
+        if self.slurm is not None:
+            self.slurm.check()
 
 
 ABOVE_ZERO = frozenset(
@@ -108,9 +123,9 @@ ABOVE_ZERO = frozenset(
         "processes_max",
     }
 )
-RESTART_NAMES = frozenset({"gpus", "node_url", "runtimes"})
-"""What a running agent does not take up: it is tied to that node, runtimes are read at its start, and a GPU must have
-been measured first."""
+RESTART_NAMES = frozenset({"executor", "gpus", "node_url", "runtimes"})
+"""What a running agent does not take up: it is tied to that node and executor, runtimes are read at its start, and a
+GPU must have been measured first."""
 
 MEANINGS = {
     "node_url": "the node of the institution that sponsors this machine",
@@ -142,6 +157,7 @@ MEANINGS = {
     "account_jobs_max": "jobs that one account may have here at a time; 0: no limit",
     "epoch_credits_max": "credits that all together may use here in an epoch; 0: no limit",
     "idle_seconds_max": "a job that computes nothing for so long is ended; 0: never",
+    "executor": "what runs the jobs: sandbox (this machine) or slurm (a cluster, see the table [slurm])",
 }
 """What each setting is for: the comments of `donor.toml`, and what `donor prefs` shows."""
 
@@ -220,9 +236,13 @@ class DonorHome:
     def save_settings(self, settings: Settings) -> None:
         """Write `donor.toml`, with a comment for each value."""
         lines = []
-        for name, value in msgspec.to_builtins(settings).items():
+        values = msgspec.to_builtins(settings)
+        cluster = values.pop("slurm")
+        for name, value in values.items():
             lines.append(f"# {MEANINGS[name]}")
             lines.append(f"{name} = {format_toml(value)}")
+        if cluster is not None:  # a table comes last in TOML
+            lines += ["", "[slurm]", *(f"{name} = {format_toml(value)}" for name, value in cluster.items())]
         write_atomically(self.settings_path, ("\n".join(lines) + "\n").encode())
 
     def load_charter(self) -> FoundedCharter:

@@ -14,7 +14,11 @@ from typing import Literal, Protocol
 
 import trio
 
-EndState = Literal["exited", "walltime", "out_of_memory", "killed"]
+EndState = Literal["exited", "walltime", "out_of_memory", "killed", "preempted", "lost"]
+"""Two ends are no deed of the job or its owner: `preempted`, the machine was taken back by those who own it, and
+`lost`, it failed. Of these, only what lies before the last checkpoint may be charged."""
+
+FOREIGN_ENDS: frozenset[EndState] = frozenset({"preempted", "lost"})
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

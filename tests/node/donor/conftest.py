@@ -55,8 +55,19 @@ from protocol.replica import Replica
 from protocol.rules import Circumstances, check_record
 from protocol.statements import CommitBatch, VoteBatch, decode_slot_proposal, decode_unlock_request
 from tests.node.donor.fake_gpus import fake_gpus, fake_nvml
+from tests.node.donor.slurm_cluster import find_obstacle, running_cluster
 
 __all__ = ["fake_gpus", "fake_nvml"]  # fixtures of this folder
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster():
+    """A real cluster of three nodes, for all tests that need one."""
+    if obstacle := find_obstacle():
+        pytest.skip(obstacle)
+    with running_cluster() as cluster:
+        yield cluster
+
 
 WORDS = " ".join(["abandon"] * 23 + ["art"])
 
