@@ -15,15 +15,17 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.addresses import Kind, encode_address
+from node.donor.executors.devices import DevicePool
 from node.donor.executors.executor import Executor
 from node.donor.job import JobRun
 from node.donor.job_file import JobDocument, JobFile
 from node.donor.machine import Machine, Share
 from node.donor.offering import Offering
-from node.donor.owner import Decision, Moment, SeesGpus, decide, judge
+from node.donor.owner import Decision, Moment, decide, judge
 from node.donor.owner_load import OwnerWatch
 from node.donor.post import NodeLink, Post
 from node.donor.quoting import Quoting
+from node.donor.remeasuring import Remeasuring
 from node.donor.runtimes import Runtime
 from node.donor.settings import DonorHome, Score, Settings, SettingsWatch
 from node.donor.workshop import Workshop
@@ -52,7 +54,7 @@ class Agent:
         executor: Executor,
         runtimes: dict[str, Runtime],
         *,
-        gpus: SeesGpus | None = None,
+        devices: DevicePool | None = None,
         now: Callable[[], float] = time.time,
         poll_seconds: int = 20,
     ) -> None:
@@ -74,7 +76,9 @@ class Agent:
         self.jobs: dict[str, JobRun] = {}
         """Those that are looked after, by conversation."""
         self._offering = Offering(self.shop, score)
-        self._owner = OwnerWatch(gpus)
+        self._devices = devices or DevicePool(None)
+        self._owner = OwnerWatch(self._devices)
+        self._runtimes = runtimes
         self._ended_cpu_us: dict[str, int | None] = {}
 
     async def run(self) -> None:
@@ -89,7 +93,9 @@ class Agent:
             for job in JobFile.load_all(self.home.jobs):
                 self._take_up(job, nursery)
             nursery.start_soon(self._offering.publish)
-            nursery.start_soon(Quoting(self.home, self.shop, self._offering, begin).serve)
+            nursery.start_soon(Quoting(self.home, self.shop, self._offering, self._devices, begin).serve)
+            remeasuring = Remeasuring(self.home, self.shop, self._offering, self._devices, self._runtimes)
+            nursery.start_soon(remeasuring.watch)
             await self._watch()
             nursery.cancel_scope.cancel()
 

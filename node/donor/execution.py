@@ -12,6 +12,7 @@ from functools import partial
 
 import trio
 
+from node.addresses import Kind, encode_address
 from node.donor.calling import Line
 from node.donor.checkpoints import CheckpointKeeper
 from node.donor.executors.executor import (
@@ -27,6 +28,7 @@ from node.donor.idleness import Sample, add_sample, describe_idleness, is_idle
 from node.donor.job_file import JobFile
 from node.donor.meter import Meter
 from node.donor.workshop import Workshop
+from node.errors import UserError
 from protocol.conversation import LOG_CHUNK_BYTES_MAX, LogChunk, Standing, Started, Ticked
 from protocol.metering import CHARGED_STATES, JobState
 from protocol.quotes import Quote, QuoteRequest
@@ -63,6 +65,8 @@ class Execution:
         self._line = line
         self._keeper = CheckpointKeeper(shop.post, job, request)
         self._handle: JobHandle | None = None
+        self._waiting = trio.CancelScope()
+        """Around the time until its first instruction: a batch system may let it wait for long."""
         self._suspension = ""
         self._changed = trio.Event()
         self._log_said = 0
@@ -94,6 +98,7 @@ class Execution:
         """End it, unless it is ending; the first reason counts."""
         if self.stop_state is None:
             self.stop_state = state
+            self._waiting.cancel()
             self._change()
 
     def suspend(self, reason: str) -> None:
@@ -131,7 +136,8 @@ class Execution:
             watchers.cancel_scope.cancel()
 
         async with trio.open_nursery() as watchers:
-            self._handle = await watchers.start(run_job)
+            with self._waiting:
+                self._handle = await watchers.start(run_job)
             if self._handle is not None:
                 if self._job.document.state != JobState.SUSPENDED:
                     self._job.enter(JobState.RUNNING)
@@ -142,7 +148,8 @@ class Execution:
                 watchers.start_soon(self._watch_idleness, self._handle)
         if failed:
             raise failed[0]
-        assert self._handle is not None
+        if self._handle is None:
+            raise JobNotStarted("it was stopped before it began")
         await self._send_log(self._handle, LOG_END_BYTES_MAX)
         await self._read_meter_at_the_end(ended[0])
         return ended[0]
@@ -164,8 +171,15 @@ class Execution:
                 await changed.wait()
         if self.stop_state == JobState.EVICTED:
             handle.suspend()
-            with trio.move_on_after(EVICTION_SECONDS):
+            async with trio.open_nursery() as copying:
+                copying.start_soon(self._stop_in_time, handle)
                 await self._keeper.take(handle)
+                copying.cancel_scope.cancel()
+        handle.stop()
+
+    async def _stop_in_time(self, handle: JobHandle) -> None:
+        """A copy that takes too long gives up when its job is stopped."""
+        await trio.sleep(EVICTION_SECONDS)
         handle.stop()
 
     async def _watch_meter(self, handle: JobHandle) -> None:
@@ -173,8 +187,10 @@ class Execution:
         while True:
             await trio.sleep(self._quote.tick_seconds)
             if self._meter.is_payer_behind:
-                self._job.document.detail = "stopped: the payer did not agree to the last tick in time"
-                self.stop(JobState.POLICY_KILLED)
+                self._end_by_policy("stopped: the payer did not agree to the last tick in time")
+                return
+            if await self._is_reclaim_asked():
+                self._end_by_policy("stopped: the payer has asked for its credits back")
                 return
             if self._job.document.state == JobState.RUNNING and self.stop_state is None:
                 elapsed_ms, checkpoint = handle.usage().wall_ms, b""
@@ -184,6 +200,20 @@ class Execution:
             for tick in self._meter.list_unanswered_ticks():
                 await self._line.say(Ticked(tick.encode()))
 
+    async def _is_reclaim_asked(self) -> bool:
+        """Whether only the grace is left to settle in (spec 12.8, D3). A node that can't be asked brings no vouchers
+        either, so a job does not go on for long without an answer."""
+        post, hold = self._shop.post, encode_address(Kind.RECORD, self._job.document.hold)
+        try:
+            answer = await post.call(post.link.get_job, hold)
+        except UserError:
+            return False
+        return answer is not None and answer.reclaim_request is not None
+
+    def _end_by_policy(self, detail: str) -> None:
+        self._job.document.detail = detail
+        self.stop(JobState.POLICY_KILLED)
+
     async def _watch_idleness(self, handle: JobHandle) -> None:
         """A job that computes nothing for too long is ended (spec 12.9)."""
         samples: tuple[Sample, ...] = ()
@@ -192,8 +222,7 @@ class Execution:
             usage = handle.usage()
             samples = add_sample(samples, Sample(usage.wall_ms, usage.cpu_us, usage.gpu_busy_ms), seconds_max)
             if is_idle(samples, self._request.gpus, seconds_max):
-                self._job.document.detail = describe_idleness(self._request.gpus, seconds_max)
-                self.stop(JobState.POLICY_KILLED)
+                self._end_by_policy(describe_idleness(self._request.gpus, seconds_max))
                 return
             await trio.sleep(min(IDLENESS_SECONDS, max(1.0, seconds_max / 10)))
 

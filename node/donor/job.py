@@ -208,7 +208,8 @@ class JobRun:
             return
         except (JobNotStarted, UserError, OSError) as error:
             log.warning("job %s did not start: %s", document.conversation[:8], error)
-            self._end(JobState.DONOR_FAILED, None, b"", f"the job could not be started: {error}")
+            state = self._execution.stop_state or JobState.DONOR_FAILED
+            self._end(state, None, b"", f"the job could not be started: {error}")
             return
         finally:
             self.job.remove_bundle()

@@ -6,7 +6,8 @@ counts as both. Which cores and which GPUs a job gets is the executor's business
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from protocol.quotes import QuoteRequest
@@ -29,6 +30,7 @@ class Machine:
         self._read_lent = read_lent
         self._is_disk_in_memory = is_disk_in_memory
         self._taken: dict[str, Share] = {}
+        self._is_closed = False
 
     @property
     def is_idle(self) -> bool:
@@ -43,7 +45,18 @@ class Machine:
 
     def has_room(self, request: QuoteRequest) -> bool:
         """Whether the job could have all that it asks for now."""
-        return all(wanted <= free for wanted, free in zip(self._compute_share(request), self.free, strict=True))
+        return not self._is_closed and all(
+            wanted <= free for wanted, free in zip(self._compute_share(request), self.free, strict=True)
+        )
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Inside, no further job gets a share."""
+        self._is_closed = True
+        try:
+            yield
+        finally:
+            self._is_closed = False
 
     def take(self, conversation: str, request: QuoteRequest) -> bool:
         """Give the job its share; False, and nothing happens, when there is not enough. May be repeated."""

@@ -31,6 +31,9 @@ class Offering:
     def __init__(self, shop: Workshop, score: Score) -> None:
         self.offer: Offer | None = None
         self.score = score
+        """What the last self-test measured."""
+        self.obstacle = ""
+        """Why nothing is offered at the moment, beside what the owner and the members say."""
         self._shop = shop
 
     async def publish(self) -> None:
@@ -47,6 +50,9 @@ class Offering:
     async def _publish_once(self) -> None:
         shop = self._shop
         address = encode_address(Kind.ACCOUNT, shop.account)
+        if self.obstacle:
+            self.offer = None
+            return
         if not is_use_policy_accepted(shop.settings, shop.charters):
             self.offer = None
             log.warning("the federation has a new use policy: `allmende donor prefs --accept-use` lends under it")

@@ -9,9 +9,12 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import trio
+
 from node import api
 from node.addresses import Kind, encode_address
 from node.donor.acceptance import check_request, describe_payer, list_institutions
+from node.donor.executors.devices import DevicePool
 from node.donor.job_file import JobDocument
 from node.donor.offering import Offering
 from node.donor.settings import DonorHome
@@ -37,11 +40,17 @@ class Quoting:
     """The donor's inbox. `begin(document)` looks after a job from its quote on."""
 
     def __init__(
-        self, home: DonorHome, shop: Workshop, offering: Offering, begin: Callable[[JobDocument], None]
+        self,
+        home: DonorHome,
+        shop: Workshop,
+        offering: Offering,
+        devices: DevicePool,
+        begin: Callable[[JobDocument], None],
     ) -> None:
         self._home = home
         self._shop = shop
         self._offering = offering
+        self._devices = devices
         self._begin = begin
 
     async def serve(self) -> None:
@@ -70,6 +79,8 @@ class Quoting:
             address = encode_address(Kind.ACCOUNT, request.account)
             account = await shop.post.insist(shop.post.link.get_account, address)
             self._check(request, quote, account)
+            if request.gpus > await trio.to_thread.run_sync(self._devices.count_free):
+                raise Rejected(Reason.POLICY, "the machine's GPUs are busy, or not well")
         except Rejected as rejection:
             await self._refuse(request, rejection.detail)
             return

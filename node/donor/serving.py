@@ -49,7 +49,7 @@ async def serve(home: DonorHome, passphrase_file: Path | None) -> None:
         link,
         executor,
         runtimes,
-        gpus=devices,
+        devices=devices,
     )
     log.info("donor %s, node %s", agent.address, settings.node_url)
     try:

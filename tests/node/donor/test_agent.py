@@ -7,6 +7,7 @@ import threading
 import time
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -233,6 +234,21 @@ async def test_a_payer_who_falls_silent_stops_the_job(
         await run_in_thread(payer.follow)
     assert payer.job.paid == payer.job.decode_receipt(payer.wallet).amount
     assert fake_node.get_balance(donor_account) == payer.job.paid
+
+
+async def test_a_payer_who_asks_for_its_credits_back_while_the_job_runs_stops_it(
+    fake_node, donor_home, payer, write_job, donor_account, start_agent
+):
+    async with start_agent() as agent:
+        await run_in_thread(payer.begin, write_job("sleep 50"))
+        await wait_until(agent, JobState.RUNNING)
+        get_job = fake_node.get_job
+        fake_node.get_job = lambda hold: msgspec.structs.replace(get_job(hold), reclaim_request="almr1")
+        await run_in_thread(payer.follow)
+    receipt = payer.job.decode_receipt(payer.wallet)
+    assert receipt.state is JobState.POLICY_KILLED
+    assert fake_node.get_balance(donor_account) == payer.job.paid == receipt.amount
+    assert "asked for its credits back" in payer.job.detail
 
 
 async def test_the_owner_takes_the_machine_back_and_nothing_is_charged(

@@ -64,3 +64,14 @@ def test_a_job_that_wants_too_much_of_one_part_gets_nothing(part):
     machine = Machine(lambda: LENT, lambda: False)
     assert not machine.take("a", ask(**{part: 100}))
     assert machine.free == LENT
+
+
+def test_a_closed_machine_gives_nothing_and_takes_back_all():
+    machine = Machine(lambda: LENT, lambda: False)
+    machine.take("a", ask())
+    with machine.closed():
+        assert not machine.take("b", ask())
+        assert machine.take("a", ask())
+        machine.give_back("a")
+    assert machine.is_idle
+    assert machine.take("b", ask())
