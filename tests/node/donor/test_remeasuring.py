@@ -52,7 +52,7 @@ async def test_what_was_measured_last_is_offered_and_no_job_starts_meanwhile(par
 
 async def test_a_machine_that_fails_is_not_offered_until_it_passes_again(parts, monkeypatch):
     watcher, offering, _ = parts
-    found = UserError("it computes wrongly")
+    found: UserError | Score = UserError("it computes wrongly")
 
     async def measure(*_):
         if isinstance(found, UserError):
