@@ -328,6 +328,7 @@ async def test_a_job_that_is_given_back_is_not_spoken_for_any_more_and_may_be_ha
         await trio.sleep(120)
         assert len(job.heard) == 1
         kept = load(store, TICKET)
+        assert kept is not None
         assert (kept.order.meter_seed, kept.order.seal_seed) == (b"", b"")
         with pytest.raises(Rejected, match="handed over"):
             await agent.give_back(TICKET, 2)
@@ -346,7 +347,7 @@ async def test_the_keys_are_dropped_when_the_hold_has_ended(job, make_agent, mon
     await follow(agent, store, lambda found: found.after, job.make_order())
     federation = job.federation
     voucher = donors_node.get_heard(VoucherGiven)[0]
-    body = Settle(*voucher, b"", 0, b"")
+    body = Settle(voucher.sequence, voucher.amount, voucher.signature, b"", 0, b"")
     settle = federation.sign(Kind.SETTLE, hold_scope(job.hold.id), 0, b"", body, federation.donor_key)
     await job.node.make_final(settle)
     agent, _ = make_agent(donors_node, store)
