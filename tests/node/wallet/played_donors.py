@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node import api
+from node import job_api
 from node.bundles import compute_digest, list_bundle, pack_bundle
 from node.sealing import open_sealed, seal, seal_public_key
 from protocol.conversation import (
@@ -231,10 +231,10 @@ class Stage:
 
     def post(self, mailbox, content):
         self.sequence += 1
-        self.mailboxes.setdefault(mailbox, []).append(api.Message(self.sequence, content))
+        self.mailboxes.setdefault(mailbox, []).append(job_api.Message(self.sequence, content))
 
     def get_offers(self):
-        return [api.Offer("", player.offer.encode(), player.offer.valid_until) for player in self.players]
+        return [job_api.Offer("", player.offer.encode(), player.offer.valid_until) for player in self.players]
 
     def post_message(self, mailbox, content):
         for player in self.players:
