@@ -46,8 +46,7 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for name in reversed(list(self._processes)):
-            self.stop(name)
+        self.stop_all()
         if not self.keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -155,6 +154,11 @@ class Stage:
                 process.kill()
         process.wait()
 
+    def stop_all(self) -> None:
+        """Those that were started last stop first."""
+        for name in reversed(list(self._processes)):
+            self.stop(name)
+
     def kill(self, name: str) -> None:
         """kill -9."""
         process = self._processes.pop(name)
@@ -166,7 +170,7 @@ class Stage:
         """Wait until the condition holds; a background process that died ends the wait at once."""
         deadline = time.monotonic() + seconds
         while not condition():
-            for name, process in self._processes.items():
+            for name, process in list(self._processes.items()):
                 if process.poll() is not None:
                     tail = self.path(f"{name}.log").read_text(errors="replace").strip().splitlines()[-3:]
                     raise DemoFailed(f"{name} ended with {process.returncode}: {' | '.join(tail)}")
