@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from node.donor.executors.sandbox import compute_group_prefix
+
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-def find_leftovers(folder: Path) -> list[str]:
-    """Processes that name the folder, other than those that lead to this one; mounts in it and images of it."""
+def find_leftovers(folder: Path, sandboxes: list[Path]) -> list[str]:
+    """Processes that name the folder, other than those that lead to this one; mounts in it and images of it; groups of
+    the sandboxes' jobs.
+    """
     found = [f"mounted: {line}" for line in Path("/proc/self/mounts").read_text().splitlines() if str(folder) in line]
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         if str(folder) in backing.read_text():
@@ -22,12 +26,9 @@ def find_leftovers(folder: Path) -> list[str]:
             continue  # it has just ended
         if str(folder) in line and int(process.name) not in own:
             found.append(f"process {process.name}: {line[:120]}")
+    for sandbox in sandboxes:
+        found += (f"control group: {path}" for path in CGROUPS.rglob(f"{compute_group_prefix(sandbox)}*"))
     return found
-
-
-def list_job_groups() -> set[Path]:
-    """Control groups of jobs."""
-    return {path for path in CGROUPS.rglob("allmende*") if path.is_dir()}
 
 
 def _list_ancestors() -> list[int]:

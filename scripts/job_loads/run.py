@@ -23,7 +23,7 @@ from scripts.demonstration.run import INSTITUTIONS, have_equal_states
 from scripts.demonstration.stage import DemoFailed, Stage
 from scripts.job_loads.books import sum_up
 from scripts.job_loads.chaos import Chaos
-from scripts.job_loads.leftovers import find_leftovers, list_job_groups
+from scripts.job_loads.leftovers import find_leftovers
 from scripts.job_loads.scene import Scene
 from tests.node.donor.slurm_cluster import find_obstacle, running_cluster
 
@@ -69,7 +69,6 @@ def _parse() -> argparse.Namespace:
 
 def run(stage: Stage, arguments: argparse.Namespace) -> dict[str, Any]:
     """Figures, and under `problems` what does not hold. Raises: DemoFailed."""
-    groups_before = list_job_groups()
     with ExitStack() as stack:
         cluster = None if arguments.without_slurm else stack.enter_context(running_cluster())
         scene = Scene(stage, cluster)
@@ -88,8 +87,7 @@ def run(stage: Stage, arguments: argparse.Namespace) -> dict[str, Any]:
         if cluster is not None:
             result["audit"], differences = audit(scene)
             problems += differences
-    problems += find_leftovers(stage.folder)
-    problems += (f"control group: {path}" for path in list_job_groups() - groups_before)
+    problems += find_leftovers(stage.folder, scene.list_sandboxes())
     return {**result, "problems": problems}
 
 

@@ -6,7 +6,9 @@ four. What a self-test would measure plays no part here: all donors weigh the sa
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,6 +26,7 @@ TICK_SECONDS = 2
 WEIGHT = 1000
 ALLOWANCE = "100000"
 POLL_SECONDS = 0.5
+SIDE_BY_SIDE = 4
 
 
 class Scene:
@@ -77,17 +80,20 @@ class Scene:
             "--expiry-epochs", "2", "--home", granter, "-y", quiet=True,
         )  # fmt: skip
         (program,) = stage.allmende_json("program", "ls", "--home", granter, quiet=True)["programs"]
-        for number in range(count):
-            name = f"wallet-{number}"
-            home, url = stage.home(name), stage.urls[INSTITUTIONS[number % len(INSTITUTIONS)]]
-            stage.allmende("wallet", "init", "--home", home, "--node", url, "--no-passphrase", quiet=True)
-            asked = ("budget", "request", program["id"], "--home", home, "--node", stage.urls[GRANTER], "-y")
-            stage.allmende(*asked, quiet=True)
-            self.wallets.append(name)
+        self.wallets = [f"wallet-{number}" for number in range(count)]
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            list(pool.map(partial(self._open_wallet, program["id"]), range(count)))
         stage.allmende("program", "approve", "--all", program["id"], "--home", granter, "-y", quiet=True)
         stage.allmende("program", "grant", program["id"], "--home", granter, "-y", quiet=True)
         for name in self.wallets:
             stage.wait_until(f"{name} has its budget", partial(self._is_funded, name))
+
+    def _open_wallet(self, program: str, number: int) -> None:
+        stage, home = self.stage, self.stage.home(self.wallets[number])
+        url = stage.urls[INSTITUTIONS[number % len(INSTITUTIONS)]]
+        stage.allmende("wallet", "init", "--home", home, "--node", url, "--no-passphrase", quiet=True)
+        asked = ("budget", "request", program, "--home", home, "--node", stage.urls[GRANTER], "-y")
+        stage.allmende(*asked, quiet=True)
 
     def read_balance(self, name: str) -> int:
         """Millicredits that a wallet can spend."""
@@ -100,6 +106,10 @@ class Scene:
     def _has_all_offers(self) -> bool:
         offers = self.stage.allmende_json("offers", "--home", self.stage.home(self.wallets[0]), quiet=True)["offers"]
         return len(offers) == len(self.donors)
+
+    def list_sandboxes(self) -> list[Path]:
+        """Where donors' jobs run, where they do."""
+        return [DonorHome(self.stage.home(machine) / DIRECTORY_NAME).sandbox for machine in self.donors]
 
     def list_victims(self) -> list[Victim]:
         """What may be killed at any moment."""
