@@ -36,7 +36,7 @@ class Stage:
         self.urls: dict[str, str] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._started = time.monotonic()
-        self._command = str(Path(sys.executable).parent / "allmende")
+        self.command = str(Path(sys.executable).parent / "allmende")
 
     def __enter__(self) -> Stage:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -93,7 +93,7 @@ class Stage:
         environment = {**os.environ, "HOME": str(self.folder)}
         try:
             done = subprocess.run(
-                [self._command, *line],
+                [self.command, *line],
                 capture_output=True,
                 text=True,
                 timeout=COMMAND_SECONDS,
@@ -117,7 +117,7 @@ class Stage:
         """`allmende ... --json` in a network namespace of its own where the system lets us make one."""
         isolate = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
         done = subprocess.run(
-            [*isolate, self._command, *map(str, words), "--json"],
+            [*isolate, self.command, *map(str, words), "--json"],
             capture_output=True,
             text=True,
             timeout=COMMAND_SECONDS,
@@ -134,7 +134,7 @@ class Stage:
         """Start `allmende ...` in the background, its output in a log of its own."""
         with self.path(f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [self._command, *map(str, words)],
+                [self.command, *map(str, words)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

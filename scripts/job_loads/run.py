@@ -184,3 +184,7 @@ def _print(result: dict[str, Any]) -> None:
     for problem in result["problems"]:
         print(f"not as it should be: {problem}", file=sys.stderr)
     print("everything holds" if not result["problems"] else f"{len(result['problems'])} problems")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
