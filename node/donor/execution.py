@@ -35,7 +35,8 @@ from protocol.quotes import Quote, QuoteRequest
 
 log = logging.getLogger(__name__)
 
-LOG_SECONDS_FIRST = 0.5
+LOG_SECONDS_FIRST = 0.05
+"""A person waits for a job's first line; a look costs next to nothing, and each pause is longer than the last."""
 LOG_SECONDS_MAX = 15.0
 LOG_END_BYTES_MAX = 256 * 1024
 LOG_BYTES_MAX = 4 * 1024 * 1024
