@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from node.errors import UserError
 from node.wallet.journal import Entry, State
 from node.wallet.matching import JobNeeds
-from protocol.countersigning import PayersMeter, find_checkpoint_tick
+from protocol.countersigning import PayersMeter, find_saved_tick
 from protocol.metering import END_STATES, Tick, decode_tick
 from protocol.quotes import (
     JobReceipt,
@@ -144,7 +144,7 @@ class WalletJob(msgspec.Struct):
             self.meter_key,
             self.started_at_seconds,
             last=ticks[-1] if ticks else None,
-            checkpoint=find_checkpoint_tick(ticks),
+            checkpoint=find_saved_tick(ticks),
         )
         meter.is_closed = bool(self.receipt)
         return meter
