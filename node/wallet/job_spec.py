@@ -28,7 +28,7 @@ import msgspec
 
 from node.errors import UserError
 from node.wallet.matching import GpuWish, JobNeeds
-from protocol.conversation import Script
+from protocol.conversation import CHECKPOINT_NAME, OUTPUT_NAME, Script
 from protocol.credits import parse_credits
 from protocol.errors import InvalidInput
 from protocol.limits import NAME_BYTES_MAX
@@ -37,9 +37,6 @@ from protocol.metering import CORES_MAX, GPUS_MAX, WALL_SECONDS_MAX
 JOB_FILE_BYTES_MAX = 256 * 1024
 BYTES_PER_GB = 10**9
 JOB_CLASS_DEFAULT = "batch"
-CHECKPOINT_NAME = "checkpoint"
-"""The folder in which a job keeps what another run of it needs to go on; a donor copies it as it is."""
-OUTPUT_NAME = "out"
 RESERVED_PREFIX = "ALLMENDE_"
 FOLDER_VARIABLES = (("ALLMENDE_CHECKPOINT", CHECKPOINT_NAME), ("ALLMENDE_OUT", OUTPUT_NAME))
 """What every job finds among its variables: paths from the folder in which it starts."""
