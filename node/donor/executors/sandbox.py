@@ -189,7 +189,7 @@ class Sandbox:
     ) -> Outcome:
         try:
             proxy = HostProxy(command.hosts)
-        except ValueError as error:
+        except UserError as error:
             raise JobNotStarted(str(error)) from error
         async with AsyncExitStack() as stack:
             user = self._reserve_user(stack)
