@@ -211,6 +211,13 @@ def compute_seal_context(direction: bytes, name: bytes) -> bytes:
     return b"allmende:" + direction + b":" + name
 
 
+SCRIPT_NAME = "job"
+WORK_NAME = "work"
+"""What a bundle of inputs holds (spec 12.6): a file, and the folder in which the job starts."""
+OUTPUT_NAME = "out"
+"""In it: where the job leaves its results,"""
+CHECKPOINT_NAME = "checkpoint"
+"""and what another run of it needs to go on (spec 12.3)."""
 SCRIPT_BYTES_MAX = 64 * 1024
 _VARIABLES_MAX = 256
 _SCRIPT = items(

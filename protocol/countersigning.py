@@ -1,4 +1,4 @@
-"""Agreeing to a meter: what a payer signs of a donor's readings, when a donor stops an unpaid job, what comes back.
+"""Agreeing to a meter: what a payer signs of a donor's readings, when a donor stops an unpaid job, how it settles.
 
 Both sides trust each other with little: the payer signs for no more than can have been worked by its own clock, the
 donor works on for one tick at the most while a signature is missing. What each side can lose is spec 12.8. The payer's
@@ -52,7 +52,7 @@ class PayersMeter:
         self.last = last
         """The last co-signed tick."""
         self.checkpoint = checkpoint
-        """The last co-signed tick that was the first to name its checkpoint."""
+        """The saved tick: of the co-signed ones, the first that named the newest checkpoint (spec 12.4)."""
         self.is_closed = False
         """Set when the donor has said that the job is over: no new tick is answered then."""
 
@@ -114,13 +114,13 @@ class PayersMeter:
         return receipt.sign_as_payer(self._federation, self._meter_key)
 
 
-def find_checkpoint_tick(ticks: Iterable[Tick]) -> Tick | None:
-    """The tick that counts when the work after the last checkpoint is lost: the first that named that checkpoint."""
-    found: Tick | None = None
+def find_saved_tick(ticks: Iterable[Tick]) -> Tick | None:
+    """The tick that counts when the work after the newest checkpoint is lost: the first that named it (spec 12.4)."""
+    saved: Tick | None = None
     for tick in ticks:
-        if tick.checkpoint and (found is None or tick.checkpoint != found.checkpoint):
-            found = tick
-    return found
+        if tick.checkpoint and (saved is None or tick.checkpoint != saved.checkpoint):
+            saved = tick
+    return saved
 
 
 def must_stop(last: Tick | None, agreed_sequence: int, is_reclaim_asked: bool) -> bool:
@@ -142,11 +142,3 @@ def choose_voucher(vouchers: Iterable[Voucher], amount_due: int) -> Voucher:
     """The best voucher that takes no more than is due: an honest donor settles with it. The first is for nothing."""
     fitting = [voucher for voucher in vouchers if voucher.amount <= amount_due]
     return max(fitting, key=lambda voucher: (voucher.amount, voucher.sequence))
-
-
-def compute_refund(quote: Quote, state: JobState, last: Tick | None, checkpoint: Tick | None) -> int:
-    """Millicredits of the hold that come back to the payer when a job ends so (spec 12.4).
-
-    `last` is the last co-signed tick, `checkpoint` what `find_checkpoint_tick` finds among those.
-    """
-    return quote.amount_max - compute_amount_due(quote.refund_table, state, last, checkpoint)

@@ -208,17 +208,17 @@ def check_voucher(federation: bytes, meter_key: bytes, hold: bytes, amount_max: 
         raise InvalidInput("the voucher is not signed by the hold's meter key")
 
 
-def compute_amount_due(refund_table: int, state: JobState, last: Tick | None, last_checkpoint: Tick | None) -> int:
+def compute_amount_due(refund_table: int, state: JobState, last: Tick | None, saved: Tick | None) -> int:
     """Millicredits that a job owes which ended in `state`: a pure function, so both sides get the same.
 
-    `last` is the last co-signed tick, `last_checkpoint` the last one of them that names a checkpoint.
+    `last` is the last co-signed tick, `saved` the first of them that named the newest checkpoint (spec 12.4).
     """
     assert refund_table == REFUND_TABLE_VERSION
-    counted = find_counted_tick(state, last, last_checkpoint)
+    counted = find_counted_tick(state, last, saved)
     return counted.amount if counted else 0
 
 
-def find_counted_tick(state: JobState, last: Tick | None, last_checkpoint: Tick | None) -> Tick | None:
+def find_counted_tick(state: JobState, last: Tick | None, saved: Tick | None) -> Tick | None:
     """The tick by which a job that ended in `state` is paid, if any: what its receipt names (spec 12.5)."""
     assert state in END_STATES
-    return last if state in CHARGED_STATES else last_checkpoint
+    return last if state in CHARGED_STATES else saved

@@ -17,7 +17,7 @@ from node.errors import UserError
 from node.terminal import confirm, emit, home_option, json_option, yes_option
 
 if TYPE_CHECKING:
-    from node.donor.devices import Machine
+    from node.donor.hardware import Hardware
     from node.donor.settings import DonorHome, Settings
 
 MEMORY_SHARE = 0.5
@@ -82,16 +82,16 @@ def setup(
     import platform
 
     from node.donor.calibrate import RUNTIME_FOR_CORES, RUNTIME_FOR_GPUS
-    from node.donor.devices import find_machine
     from node.donor.doctor import choose_lendable_gpus
     from node.donor.enrolling import make_donor
+    from node.donor.hardware import find_hardware
     from node.donor.settings import DIRECTORY_NAME, DonorHome, Settings
     from node.served_charter import fetch_charter
 
     donor_home = DonorHome(home / DIRECTORY_NAME)
     if donor_home.settings_path.exists():
         raise UserError(f"a donor is set up in {donor_home.directory} already: edit donor.toml there to change it")
-    found = find_machine(donor_home.directory)
+    found = find_hardware(donor_home.directory)
     _check_lendable(found, memory_gb, disk_gb, runtimes)
     gpus = choose_lendable_gpus(found.gpus, gpu_count)
     usual_runtimes = [RUNTIME_FOR_CORES, RUNTIME_FOR_GPUS] if gpus else [RUNTIME_FOR_CORES]
@@ -123,7 +123,7 @@ def setup(
     emit(document, lines, as_json)
 
 
-def _check_lendable(found: Machine, memory_gb: float | None, disk_gb: float | None, runtimes: tuple[str, ...]) -> None:
+def _check_lendable(found: Hardware, memory_gb: float | None, disk_gb: float | None, runtimes: tuple[str, ...]) -> None:
     """Raises: UserError when more is lent than there is, or packages that nobody knows."""
     from node.donor.runtimes import KNOWN_RUNTIMES
 
@@ -138,7 +138,7 @@ def _check_lendable(found: Machine, memory_gb: float | None, disk_gb: float | No
         raise UserError(f"no packages are called {', '.join(unknown)}: choose of {', '.join(KNOWN_RUNTIMES)}")
 
 
-def _iterate_consent(donor_home: DonorHome, settings: Settings, found: Machine, federation: str) -> Iterator[str]:
+def _iterate_consent(donor_home: DonorHome, settings: Settings, found: Hardware, federation: str) -> Iterator[str]:
     yield f"What you agree to lend to the federation {federation}:"
     yield ""
     yield "  What runs      programs of people whom you don't know"

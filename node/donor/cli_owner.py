@@ -27,7 +27,7 @@ def pause(duration: str | None, home: Path, as_json: bool) -> None:
     seconds = parse_duration(duration) if duration else 0
     if duration and not seconds:
         raise UserError("a pause of no length is none: leave --for out, or name a time")
-    until = round(time.time()) + seconds if seconds else 0
+    until = int(time.time()) + seconds if seconds else 0
     donor_home.write_wish("pause", until)
     wait = donor_home.load_settings().suspend_seconds_max
     if wait:

@@ -12,11 +12,11 @@ from typing import Literal
 
 import msgspec
 
-from node.donor.devices import Machine, find_machine
 from node.donor.executors.devices import DEVICES, DevicePool
 from node.donor.executors.executor import JobNotStarted
 from node.donor.executors.sandbox import find_missing_tools
 from node.donor.gpus import SurveyedGpu, is_descendant
+from node.donor.hardware import Hardware, find_hardware
 from node.donor.settings import DonorHome, Score, Settings
 from node.errors import UserError
 from node.files import read_lock_holder
@@ -44,10 +44,10 @@ def examine(home: DonorHome, devices: Path = DEVICES) -> Iterator[Check]:
     settings = home.load_settings() if home.settings_path.exists() else None
     score = home.load_score()
     agent = read_lock_holder(home.directory)
-    machine = find_machine(home.directory, lambda process: agent is not None and is_descendant(process, {agent}))
-    yield _check_machine(machine, home, settings)
+    hardware = find_hardware(home.directory, lambda process: agent is not None and is_descendant(process, {agent}))
+    yield _check_machine(hardware, home, settings)
     yield from _check_score(settings, score)
-    found = machine.gpus
+    found = hardware.gpus
     if not found and not (settings and settings.gpus):
         yield Check("GPUs", "ok", "none, or no NVIDIA driver")
     for surveyed in found:
@@ -56,14 +56,14 @@ def examine(home: DonorHome, devices: Path = DEVICES) -> Iterator[Check]:
         yield from _check_lent(found, settings, devices)
 
 
-def _check_machine(machine: Machine, home: DonorHome, settings: Settings | None) -> Check:
-    free = f"{machine.disk_free_bytes / 1e9:.1f} GB of disk free"
-    has = f"{machine.cores} cores, {machine.memory_bytes / 1e9:.1f} GB, {free}"
+def _check_machine(hardware: Hardware, home: DonorHome, settings: Settings | None) -> Check:
+    free = f"{hardware.disk_free_bytes / 1e9:.1f} GB of disk free"
+    has = f"{hardware.cores} cores, {hardware.memory_bytes / 1e9:.1f} GB, {free}"
     if settings is None:
         return Check("machine", "warning", f"{has}; nothing is lent", "run `allmende donor setup`")
     lent = f"lent {settings.cores}, {settings.memory_bytes / 1e9:.1f} GB, {settings.disk_bytes / 1e9:.1f} GB"
-    is_there = settings.cores <= machine.cores and settings.memory_bytes <= machine.memory_bytes
-    if is_there and settings.disk_bytes <= machine.disk_free_bytes:
+    is_there = settings.cores <= hardware.cores and settings.memory_bytes <= hardware.memory_bytes
+    if is_there and settings.disk_bytes <= hardware.disk_free_bytes:
         return Check("machine", "ok", f"{has}; {lent}")
     return Check("machine", "failed", f"{has}; {lent}", f"lend no more than there is, in {home.settings_path}")
 

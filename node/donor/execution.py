@@ -187,10 +187,10 @@ class Execution:
         """One tick after the other, as long as each is agreed to before the next. A suspended job's meter stands."""
         while True:
             await trio.sleep(self._quote.tick_seconds)
-            if self._meter.is_payer_behind:
+            if self._meter.must_stop(is_reclaim_asked=False):
                 self._end_by_policy("stopped: the payer did not agree to the last tick in time")
                 return
-            if await self._is_reclaim_asked():
+            if self._meter.must_stop(is_reclaim_asked=await self._is_reclaim_asked()):
                 self._end_by_policy("stopped: the payer has asked for its credits back")
                 return
             if self._job.document.state == JobState.RUNNING and self.stop_state is None:
@@ -212,8 +212,9 @@ class Execution:
         return answer is not None and answer.reclaim_request is not None
 
     def _end_by_policy(self, detail: str) -> None:
-        self._job.document.detail = detail
-        self.stop(JobState.POLICY_KILLED)
+        if self.stop_state is None:
+            self._job.document.detail = detail
+            self.stop(JobState.POLICY_KILLED)
 
     async def _watch_idleness(self, handle: JobHandle) -> None:
         """A job that computes nothing for too long is ended (spec 12.9)."""

@@ -25,6 +25,7 @@ from node.donor.settling import settle
 from node.donor.workshop import Workshop
 from node.errors import UserError
 from protocol.conversation import (
+    WORK_NAME,
     Accepted,
     Cancel,
     Message,
@@ -99,7 +100,7 @@ class JobRun:
             if self.shop.machine.take(document.conversation, self.request):
                 await self._work()
             else:
-                self._end(JobState.DONOR_FAILED, None, b"", "the machine is busy with other jobs")
+                self._end(JobState.DONOR_FAILED, "the machine is busy with other jobs")
             self.shop.machine.give_back(document.conversation)
         await self._conclude()
 
@@ -168,7 +169,7 @@ class JobRun:
         document.state = JobState.HELD
         self.job.save()
         if refusal := self._find_refusal(body):
-            self._end(JobState.DONOR_FAILED, None, b"", refusal)
+            self._end(JobState.DONOR_FAILED, refusal)
         self._start_heard.set()
 
     def _find_refusal(self, hold: Hold) -> str:
@@ -201,21 +202,21 @@ class JobRun:
         try:
             outcome = await self._run_or_take_up()
         except InvalidInput as error:
-            self._end(JobState.USER_FAILED, None, b"", f"the inputs can't be used: {error}")
+            self._end(JobState.USER_FAILED, f"the inputs can't be used: {error}")
             return
         except JobLost:
-            self._end(JobState.DONOR_FAILED, None, b"", "the donor's machine was interrupted")
+            self._end(JobState.DONOR_FAILED, "the donor's machine was interrupted")
             return
         except (JobNotStarted, UserError, OSError) as error:
             log.warning("job %s did not start: %s", document.conversation[:8], error)
             state = self._execution.stop_state or JobState.DONOR_FAILED
-            self._end(state, None, b"", f"the job could not be started: {error}")
+            self._end(state, f"the job could not be started: {error}")
             return
         finally:
             self.job.remove_bundle()
         state = self._execution.stop_state or _compute_end_state(outcome)
         outputs, detail = await hand_over_outputs(self.shop.post, self.request.result_key, document.hold, outcome)
-        self._end(state, outcome, outputs, detail)
+        self._end(state, detail, outcome, outputs)
         await self.shop.executor.release(document.hold.hex())
 
     async def _run_or_take_up(self) -> Outcome:
@@ -247,14 +248,14 @@ class JobRun:
             output_bytes_max=self._execution.output_bytes_max,
             environment=dict(script.environment),
             runtime=runtime.directory if runtime else None,
-            input_directory=self.job.bundle_directory / "work",
+            input_directory=self.job.bundle_directory / WORK_NAME,
             hosts=tuple(self.shop.settings.hosts) if self.request.is_online else (),
         )
 
     # -- ending -------------------------------------------------------------------------------------------------
 
-    def _end(self, state: JobState, outcome: Outcome | None, outputs: bytes, detail: str) -> None:
-        """Write the job receipt: from here on the amount due is fixed."""
+    def _end(self, state: JobState, detail: str, outcome: Outcome | None = None, outputs: bytes = b"") -> None:
+        """Write the job receipt: the amount due is fixed from here on. Without an outcome, nothing ran to an end."""
         federation, document = self.shop.charter.federation, self.document
         amount, tick = self.meter.compute_due(state)
         last = self.meter.last_tick

@@ -9,7 +9,7 @@ from __future__ import annotations
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.donor.job_file import JobFile
-from protocol.countersigning import check_follows_tick, find_checkpoint_tick, must_stop
+from protocol.countersigning import check_follows_tick, find_saved_tick, must_stop
 from protocol.metering import (
     JobState,
     Tick,
@@ -46,10 +46,9 @@ class Meter:
         agreed = self._job.document.vouchers[-1][0]
         return [tick for tick in self._ticks if tick.sequence > agreed]
 
-    @property
-    def is_payer_behind(self) -> bool:
-        """True when the newest tick has no voucher: no further one is given on trust."""
-        return must_stop(self.last_tick, self._job.document.vouchers[-1][0], is_reclaim_asked=False)
+    def must_stop(self, *, is_reclaim_asked: bool) -> bool:
+        """True when a further tick would be given for nothing: the newest has no voucher, or the credits go back."""
+        return must_stop(self.last_tick, self._job.document.vouchers[-1][0], is_reclaim_asked=is_reclaim_asked)
 
     @property
     def is_paid_up(self) -> bool:
@@ -90,6 +89,6 @@ class Meter:
 
     def compute_due(self, state: JobState) -> tuple[int, Tick | None]:
         """(millicredits, the tick that counts) for a job that ended so."""
-        last, checkpoint = self.last_tick, find_checkpoint_tick(self._ticks)
-        amount = compute_amount_due(self._quote.refund_table, state, last, checkpoint)
-        return amount, find_counted_tick(state, last, checkpoint) if amount else None
+        last, saved = self.last_tick, find_saved_tick(self._ticks)
+        amount = compute_amount_due(self._quote.refund_table, state, last, saved)
+        return amount, find_counted_tick(state, last, saved) if amount else None

@@ -12,6 +12,7 @@ from node.donor.acceptance import is_use_policy_accepted
 from node.donor.settings import Score
 from node.donor.workshop import Workshop
 from node.errors import UserError
+from node.hosts import parse_host
 from node.sealing import seal_public_key
 from protocol.errors import InvalidInput, Rejected
 from protocol.quotes import Offer, OfferedGpu, RuntimeName
@@ -82,8 +83,8 @@ class Offering:
             tuple(gpus),
             self.score.weight,
             tuple(sorted(RuntimeName(runtime.name, digest) for digest, runtime in shop.runtimes.items())),
-            tuple(sorted(settings.job_classes)),
-            tuple(sorted(settings.hosts)),
+            tuple(sorted(set(settings.job_classes))),
+            tuple(sorted({str(parse_host(host)) for host in settings.hosts})),
             settings.wall_seconds_max,
             int(shop.now()) + OFFER_VALID_SECONDS,
             b"",

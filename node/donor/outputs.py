@@ -12,11 +12,8 @@ from node.donor.executors.executor import Outcome
 from node.donor.post import Post
 from node.errors import UserError
 from node.sealing import open_sealed, seal
-from protocol.conversation import Script, compute_seal_context, decode_script
+from protocol.conversation import SCRIPT_NAME, WORK_NAME, Script, compute_seal_context, decode_script
 from protocol.errors import InvalidInput
-
-SCRIPT_NAME = "job"
-WORK_NAME = "work"
 
 
 async def fetch_inputs(

@@ -26,6 +26,7 @@ from node.donor.hours import parse_hours
 from node.donor.who import parse_who
 from node.errors import UserError
 from node.files import write_atomically
+from node.hosts import parse_host
 from protocol.charter import FoundedCharter, decode_founded_charter
 from protocol.errors import InvalidInput
 from protocol.limits import NAME_BYTES_MAX
@@ -108,6 +109,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise UserError(f"executor in donor.toml must be one of {', '.join(EXECUTORS)}, not {self.executor!r}")
         if self.executor == "slurm" and self.slurm is None:
             raise UserError("executor in donor.toml is slurm: say in a table [slurm] how to reach the cluster")
+        if self.executor == "slurm" and self.hosts:
+            raise UserError("hosts in donor.toml: jobs on a cluster can't reach any, take them out")
         if self.slurm is not None:
             self.slurm.check()
 
@@ -162,13 +165,11 @@ MEANINGS = {
 """What each setting is for: the comments of `donor.toml`, and what `donor prefs` shows."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_HOST = re.compile(r"(?=.{1,253}:)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?:(?P<port>[0-9]{1,5})")
 
 
 def _check_host(entry: str) -> None:
-    match = _HOST.fullmatch(entry)
-    if match is None or not 1 <= int(match["port"]) <= 65535 or len(entry) > NAME_BYTES_MAX:
-        raise UserError(f"hosts in donor.toml: {entry!r} must be like pypi.org:443")
+    if len(str(parse_host(entry))) > NAME_BYTES_MAX:
+        raise UserError(f"hosts in donor.toml: {entry!r} is longer than {NAME_BYTES_MAX} characters")
 
 
 class GpuScore(msgspec.Struct, frozen=True):

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from node.mnemonics import compute_mnemonic
 from node.wallet import canary_task
 from node.wallet.job_records import WalletJob, get_outputs_path
-from node.wallet.job_spec import OUTPUT_NAME
 from node.wallet.rechecking import list_digests
 from node.wallet.running import has_succeeded
+from protocol.conversation import OUTPUT_NAME
 from protocol.identifiers import ID_BYTES
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from node.files import write_atomically
 from node.sealing import open_sealed
 from node.wallet.job_records import WalletJob, get_checkpoint_path
 from protocol.conversation import compute_seal_context
-from protocol.countersigning import find_checkpoint_tick
+from protocol.countersigning import find_saved_tick
 
 if TYPE_CHECKING:
     from node.wallet.calling import Line
@@ -34,5 +34,5 @@ def keep_checkpoint(wallet: Wallet, job: WalletJob, line: Line, digest: bytes) -
 
 def compute_saved_ms(job: WalletJob) -> int:
     """How much of the job's time its last checkpoint holds: that of the first tick that named it."""
-    saved = find_checkpoint_tick(job.list_ticks())
+    saved = find_saved_tick(job.list_ticks())
     return saved.elapsed_ms if saved else 0

@@ -17,7 +17,7 @@ from node.errors import Unreachable, UserError
 from node.terminal import format_moment
 from node.wallet.job_records import WalletJob, save_job
 from protocol.conversation import compute_metering_ticket
-from protocol.countersigning import find_checkpoint_tick
+from protocol.countersigning import find_saved_tick
 from protocol.credits import format_credits
 from protocol.errors import Rejected
 from protocol.metering import decode_tick
@@ -121,7 +121,7 @@ def _compute_expiry(wallet: Wallet, job: WalletJob) -> int:
 
 def _make_order(wallet: Wallet, job: WalletJob) -> job_api.MeteringOrder:
     ticks = job.list_ticks()
-    saved = find_checkpoint_tick(ticks)
+    saved = find_saved_tick(ticks)
     return job_api.MeteringOrder(
         turn=job.detached_turns,
         offer=job.offer,

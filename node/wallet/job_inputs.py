@@ -16,11 +16,10 @@ from node import api
 from node.bundles import compute_digest, pack_bundle, unpack_bundle
 from node.errors import UserError
 from node.sealing import compute_sealed_bytes
-from node.wallet.job_spec import CHECKPOINT_NAME, JobSpec
+from node.wallet.job_spec import JobSpec
+from protocol.conversation import CHECKPOINT_NAME, SCRIPT_NAME, WORK_NAME
 from protocol.errors import InvalidInput
 
-SCRIPT_NAME = "job"
-WORK_NAME = "work"
 IGNORED_NAMES = (".git", "__pycache__", ".venv")
 
 

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from node.errors import UserError
 from node.wallet.journal import Entry, State
 from node.wallet.matching import JobNeeds
-from protocol.countersigning import PayersMeter, find_checkpoint_tick
-from protocol.metering import END_STATES, Tick, decode_tick
+from protocol.countersigning import PayersMeter, find_saved_tick
+from protocol.metering import END_STATES, JobState, Tick, decode_tick
 from protocol.quotes import (
     JobReceipt,
     Offer,
@@ -54,7 +54,7 @@ class WalletJob(msgspec.Struct):
     result_seed: bytes
     """Opens results and checkpoints."""
     quote: bytes = b""
-    state: str = "QUOTED"
+    state: str = JobState.QUOTED
     detail: str = ""
     hold: bytes = b""
     hold_receipt: bytes = b""
@@ -144,7 +144,7 @@ class WalletJob(msgspec.Struct):
             self.meter_key,
             self.started_at_seconds,
             last=ticks[-1] if ticks else None,
-            checkpoint=find_checkpoint_tick(ticks),
+            checkpoint=find_saved_tick(ticks),
         )
         meter.is_closed = bool(self.receipt)
         return meter
@@ -184,7 +184,7 @@ def load_job(wallet: Wallet, job_id: str) -> WalletJob:
 
 def remove_job(wallet: Wallet, job: WalletJob) -> None:
     """Forget a job with all that belongs to it. Raises: UserError while money hangs on it."""
-    is_unpaid = not job.hold and find_signed(wallet, make_purpose(job)) is None
+    is_unpaid = not job.hold and find_signed_hold(wallet, job) is None
     if not job.is_over and not is_unpaid:
         raise UserError(
             f"credits are still put aside for job {job.job_id} ({job.state}): `allmende job logs -f {job.job_id}` "
@@ -197,6 +197,11 @@ def remove_job(wallet: Wallet, job: WalletJob) -> None:
 def make_purpose(job: WalletJob) -> str:
     """What the wallet's journal says of the job's hold."""
     return f"job {job.job_id} ({job.name})"
+
+
+def find_signed_hold(wallet: Wallet, job: WalletJob) -> Entry | None:
+    """The hold that was signed for the job, whether or not it is final yet."""
+    return find_signed(wallet, make_purpose(job))
 
 
 def find_signed(wallet: Wallet, purpose: str) -> Entry | None:

@@ -27,8 +27,9 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from node.errors import UserError
+from node.hosts import parse_host
 from node.wallet.matching import GpuWish, JobNeeds
-from protocol.conversation import Script
+from protocol.conversation import CHECKPOINT_NAME, OUTPUT_NAME, Script
 from protocol.credits import parse_credits
 from protocol.errors import InvalidInput
 from protocol.limits import NAME_BYTES_MAX
@@ -37,9 +38,6 @@ from protocol.metering import CORES_MAX, GPUS_MAX, WALL_SECONDS_MAX
 JOB_FILE_BYTES_MAX = 256 * 1024
 BYTES_PER_GB = 10**9
 JOB_CLASS_DEFAULT = "batch"
-CHECKPOINT_NAME = "checkpoint"
-"""The folder in which a job keeps what another run of it needs to go on; a donor copies it as it is."""
-OUTPUT_NAME = "out"
 RESERVED_PREFIX = "ALLMENDE_"
 FOLDER_VARIABLES = (("ALLMENDE_CHECKPOINT", CHECKPOINT_NAME), ("ALLMENDE_OUT", OUTPUT_NAME))
 """What every job finds among its variables: paths from the folder in which it starts."""
@@ -48,7 +46,6 @@ _DURATION = re.compile(r"(\d{1,7})\s*(s|m|h|d)?")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, None: 1}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_HOST = re.compile(r"[A-Za-z0-9.-]{1,253}:\d{1,5}")
 
 Number = int | float | str
 Accelerators = str | dict[str, int] | list[str] | None
@@ -228,10 +225,10 @@ def _read_gpu_memory(path: Path, value: Number | None) -> int:
 
 
 def _read_hosts(path: Path, value: bool | list[str]) -> tuple[str, ...]:
-    for host in [] if isinstance(value, bool) else value:
-        if not _HOST.fullmatch(host):
-            raise UserError(f"{path}: network: {host!r} is no host: write it like pypi.org:443, or true for any")
-    return () if isinstance(value, bool) else tuple(sorted(set(value)))
+    try:
+        return () if isinstance(value, bool) else tuple(sorted({str(parse_host(host)) for host in value}))
+    except UserError as error:
+        raise UserError(f"{path}: network: {error}, or true for any") from None
 
 
 def _read_mount(path: Path, place: str, source: str) -> tuple[PurePosixPath, Path]:

@@ -28,14 +28,13 @@ from node.wallet.job_inputs import JobInputs, pack_inputs
 from node.wallet.job_records import (
     STARTED,
     WalletJob,
-    find_signed,
+    find_signed_hold,
     get_inputs_path,
     get_job_directory,
     make_purpose,
     save_job,
 )
 from node.wallet.job_spec import JobSpec
-from node.wallet.journal import Entry
 from node.wallet.lots import Lot, choose_lots, read_lots
 from node.wallet.matching import JobNeeds, KnownOffer, Match, Preference, find_matches, make_request
 from node.wallet.offers import ask_about_donors, find_own_members, is_named, read_offers
@@ -53,7 +52,7 @@ from protocol.conversation import (
 from protocol.credits import format_credits
 from protocol.errors import InvalidInput
 from protocol.limits import DRAWS_MAX
-from protocol.metering import sign_voucher
+from protocol.metering import JobState, sign_voucher
 from protocol.quotes import check_quote, decode_quote
 from protocol.records import Draw, Hold, Kind, Terms
 
@@ -311,7 +310,7 @@ def hold_job(wallet: Wallet, key: Ed25519PrivateKey, job: WalletJob, needs: JobN
         payee = offer.compute_donor(wallet.federation)
         return Hold(payee, tuple(Draw(*lot, amount) for lot, amount in draws), terms)
 
-    outcome = spend(wallet, key, Kind.HOLD, make_purpose(job), build_body, entry=_find_hold(wallet, job))
+    outcome = spend(wallet, key, Kind.HOLD, make_purpose(job), build_body, entry=find_signed_hold(wallet, job))
     if outcome.verified is None:
         raise UserError(
             f"the credits for this job are not put aside yet ({outcome.refusal or 'the node gave no proof'}): "
@@ -319,12 +318,8 @@ def hold_job(wallet: Wallet, key: Ed25519PrivateKey, job: WalletJob, needs: JobN
         )
     assert outcome.entry.receipt is not None
     job.hold, job.hold_receipt = outcome.entry.record_id, outcome.entry.receipt
-    job.state = "HELD"
+    job.state = JobState.HELD
     save_job(wallet, job)
-
-
-def _find_hold(wallet: Wallet, job: WalletJob) -> Entry | None:
-    return find_signed(wallet, make_purpose(job))
 
 
 # -- starting ---------------------------------------------------------------------------------------------------------
@@ -352,14 +347,14 @@ def resume_job(wallet: Wallet, job: WalletJob, connect: Connect) -> None:
     Raises: UserError when the money can't be proven to be put aside yet.
     """
     take_back(wallet, job)
-    if job.state == "QUOTED":
-        entry = _find_hold(wallet, job)
+    if job.state == JobState.QUOTED:
+        entry = find_signed_hold(wallet, job)
         if entry is None:
             raise UserError(f"job {job.job_id} was never paid for, and nothing was spent: run it again")
         outcome = submit_entry(wallet, entry)
         if outcome.verified is None or outcome.entry.receipt is None:
             raise UserError(f"the credits for this job are not put aside yet: {outcome.refusal or 'no proof'}")
-        job.hold, job.hold_receipt, job.state = entry.record_id, outcome.entry.receipt, "HELD"
+        job.hold, job.hold_receipt, job.state = entry.record_id, outcome.entry.receipt, JobState.HELD
         save_job(wallet, job)
-    if job.state == "HELD":
+    if job.state == JobState.HELD:
         start_job(wallet, job, connect)

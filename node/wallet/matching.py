@@ -17,6 +17,7 @@ from typing import NamedTuple
 from protocol.errors import Rejected
 from protocol.metering import Rate, compute_charge
 from protocol.quotes import Offer, QuoteRequest, check_request_fits, compute_rate
+from protocol.reliability import PRIOR_SCORE, SCORE_MAX
 
 _GPU_MEMORY = re.compile(r"(\d+) ?GI?B\b", re.IGNORECASE)
 
@@ -54,16 +55,16 @@ class JobNeeds:
     job_class: str
 
 
-class Reliability(NamedTuple):
-    """How often a donor kept what it had promised, as the ledger tells it."""
+class DonorScore(NamedTuple):
+    """How reliable a donor was so far, in short (spec 12.13)."""
 
-    permille: int
-    """Thousandths of its jobs."""
+    score: int
+    """Of SCORE_MAX; taken for the chance that it finishes a job, which it is not exactly: what is long ago fades."""
     jobs: int
-    """How many that rests on."""
+    """How many have ended that this rests on."""
 
 
-UNKNOWN = Reliability(500, 0)
+UNKNOWN = DonorScore(PRIOR_SCORE, 0)
 """Of a donor that nobody knows yet: better than a bad record, worse than a good one, so a newcomer gets work when it is
 cheap, or when the others are busy."""
 
@@ -74,7 +75,7 @@ class KnownOffer(NamedTuple):
     offer: Offer
     member: int = 0
     """The member that vouches for the donor; 0 when that is not known."""
-    reliability: Reliability = UNKNOWN
+    reliability: DonorScore = UNKNOWN
 
 
 class Match(NamedTuple):
@@ -82,7 +83,7 @@ class Match(NamedTuple):
 
     offer: Offer
     member: int
-    reliability: Reliability
+    reliability: DonorScore
     is_local: bool
     """The member that vouches for the donor has also enrolled the payer."""
     rate: Rate
@@ -95,7 +96,7 @@ class Match(NamedTuple):
     @property
     def expected_cost(self) -> int:
         """Millicredits until it is done, when every try is paid in full: price by chance of success, rounded up."""
-        return -(-self.amount_max * 1000 // max(1, self.reliability.permille))
+        return -(-self.amount_max * SCORE_MAX // max(1, self.reliability.score))
 
 
 class Preference(StrEnum):
@@ -109,8 +110,8 @@ class Preference(StrEnum):
 
 _ORDERS: dict[Preference, Callable[[Match], tuple[int, ...]]] = {
     Preference.EXPECTED_COST: lambda match: (match.expected_cost, not match.is_local, match.amount_max),
-    Preference.PRICE: lambda match: (match.amount_max, not match.is_local, -match.reliability.permille),
-    Preference.RELIABILITY: lambda match: (-match.reliability.permille, match.amount_max, not match.is_local),
+    Preference.PRICE: lambda match: (match.amount_max, not match.is_local, -match.reliability.score),
+    Preference.RELIABILITY: lambda match: (-match.reliability.score, match.amount_max, not match.is_local),
     Preference.LOCAL: lambda match: (not match.is_local, match.expected_cost, match.amount_max),
 }
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from node.addresses import Kind, encode_address
 from node.errors import UserError
-from node.wallet.matching import UNKNOWN, KnownOffer, Reliability
+from node.wallet.matching import UNKNOWN, DonorScore, KnownOffer
 from protocol.errors import InvalidInput
 from protocol.metering import Rate, compute_charge
 from protocol.quotes import Offer, OfferedGpu, decode_offer
@@ -53,10 +53,10 @@ def ask_about_donors(wallet: Wallet, offers: Iterable[Offer]) -> list[KnownOffer
     return found
 
 
-def _find_reliability(donor: api.Account) -> Reliability:
+def _find_reliability(donor: api.Account) -> DonorScore:
     """As the node computes it from the ledger; of somebody who never lent a machine nothing is known."""
     known = donor.reliability
-    return Reliability(known.score, known.settled + known.reclaimed) if known else UNKNOWN
+    return DonorScore(known.score, known.settled + known.reclaimed) if known else UNKNOWN
 
 
 def _find_member(donor: api.Account, offer: Offer) -> int:

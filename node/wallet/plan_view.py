@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from node.addresses import Kind, encode_address
 from node.terminal import format_date
-from node.wallet.matching import JobNeeds, Match, Preference, Reliability
+from node.wallet.matching import DonorScore, JobNeeds, Match, Preference
 from node.wallet.offers import get_member_name
 from protocol.credits import format_credits
 from protocol.metering import CHARGED_STATES, END_STATES, JobState, compute_charge
+from protocol.reliability import SCORE_MAX
 
 if TYPE_CHECKING:
     from node.wallet.jobs import JobPlan
@@ -97,7 +98,7 @@ def _describe_match(wallet: Wallet, match: Match) -> dict[str, Any]:
         "millicredits_an_hour": compute_charge(3_600_000, match.rate),
         "millicredits_max": match.amount_max,
         "millicredits_expected": match.expected_cost,
-        "reliability_permille": match.reliability.permille,
+        "reliability_score": match.reliability.score,
         "reliability_jobs": match.reliability.jobs,
     }
 
@@ -128,11 +129,10 @@ def iterate_plan(wallet: Wallet, plan: JobPlan, name: str, secrets: tuple[str, .
         yield f"  - {risk}"
 
 
-def describe_reliability(reliability: Reliability) -> str:
+def describe_reliability(reliability: DonorScore) -> str:
     """A donor's record in a few words."""
-    if not reliability.jobs:
-        return f"not known yet (taken as {reliability.permille / 10:.0f} %)"
-    return f"{reliability.permille / 10:.1f} % of {reliability.jobs} jobs"
+    rests_on = f"{reliability.jobs} jobs" if reliability.jobs else "not known yet"
+    return f"{reliability.score} of {SCORE_MAX}, {rests_on}"
 
 
 def _describe_needs(plan: JobPlan) -> str:

@@ -16,10 +16,9 @@ from node.wallet.job_ends import is_let_down
 from node.wallet.job_records import (
     WalletJob,
     drop_inputs,
-    find_signed,
+    find_signed_hold,
     get_checkpoint_path,
     load_job,
-    make_purpose,
     remove_job,
 )
 from node.wallet.job_turns import take_note, take_turn
@@ -31,8 +30,6 @@ from protocol.metering import JobState
 
 if TYPE_CHECKING:
     from node.wallet.wallet import Wallet
-
-RETRIES_DEFAULT = 2
 
 
 class Watcher(NamedTuple):
@@ -67,7 +64,7 @@ def start(
         try:
             hold_job(wallet, key, job, job.needs)
         except UserError:
-            if find_signed(wallet, make_purpose(job)) is None:
+            if find_signed_hold(wallet, job) is None:
                 remove_job(wallet, job)  # nothing was signed, and its inputs may hold secrets
             raise
         watcher.tell(f"{format_credits(job.decode_quote(wallet).amount_max)} credits are put aside")

@@ -9,14 +9,11 @@ from protocol.countersigning import (
     PayersMeter,
     check_follows_tick,
     choose_voucher,
-    compute_refund,
-    find_checkpoint_tick,
+    find_saved_tick,
     must_stop,
 )
 from protocol.errors import InvalidInput
 from protocol.metering import (
-    CHARGED_STATES,
-    END_STATES,
     JobState,
     Rate,
     check_voucher,
@@ -131,7 +128,7 @@ def test_a_checkpoint_counts_when_the_payer_has_it_and_only_once():
     second = make_tick(first, 60_000, CHECKPOINT)
     assert not meter.find_new_checkpoint(second)
     meter.answer(second, START + 60)
-    assert meter.checkpoint == first == find_checkpoint_tick([first, second])
+    assert meter.checkpoint == first == find_saved_tick([first, second])
     assert meter.compute_due(JobState.DONOR_FAILED) == first.amount
     assert meter.compute_due(JobState.DONE) == second.amount
 
@@ -154,16 +151,6 @@ def test_a_job_receipt_is_signed_only_for_what_is_due():
     ):
         with pytest.raises(InvalidInput):
             meter.agree(receipt)
-
-
-@pytest.mark.parametrize("state", sorted(END_STATES))
-def test_what_is_due_and_what_comes_back_make_the_quotes_amount_for_every_end(state):
-    saved = make_tick(None, 30_000, CHECKPOINT)
-    last = make_tick(saved, 60_000)
-    due = last.amount if state in CHARGED_STATES else saved.amount
-    assert compute_refund(QUOTE, state, last, saved) == QUOTE.amount_max - due
-    assert compute_refund(QUOTE, state, last, None) == QUOTE.amount_max - (due if state in CHARGED_STATES else 0)
-    assert compute_refund(QUOTE, state, None, None) == QUOTE.amount_max
 
 
 def test_a_donor_stops_when_a_voucher_is_missing_or_the_credits_are_asked_back():

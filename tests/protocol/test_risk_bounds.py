@@ -395,7 +395,7 @@ class HonestDonor(RuleBasedStateMachine):
 
     def compute_due(self) -> int:
         assert self.end_state is not None
-        checkpoint = countersigning.find_checkpoint_tick(self.ticks)
+        checkpoint = countersigning.find_saved_tick(self.ticks)
         return metering.compute_amount_due(1, self.end_state, self.last, checkpoint)
 
     @precondition(lambda self: self.end_state is not None and self.hold.paid is None)

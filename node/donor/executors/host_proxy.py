@@ -13,13 +13,15 @@ connection ends.
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Iterable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
 import h11
 import trio
+
+from node.errors import UserError
+from node.hosts import Host, parse_host
 
 CONNECTIONS_MAX = 64
 BYTES_MAX = 64 << 30  # in both directions together, for one job
@@ -31,11 +33,8 @@ _IDLE_SECONDS = 600.0
 _AGAIN_SECONDS = 0.1
 _READ_BYTES = 1 << 16
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?):([0-9]{1,5})")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _WRAPPING = tuple(map(ipaddress.ip_network, ("2001::/32", "2002::/16")))  # an IPv4 address lies inside
-
-Host = tuple[str, int]
 
 
 class Refused(Exception):
@@ -44,17 +43,6 @@ class Refused(Exception):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
-
-
-def parse_host(text: str) -> Host:
-    """A host of the form `name:port`, such as `pypi.org:443`, `192.0.2.1:80` or `[2001:db8::1]:80`.
-
-    Raises: ValueError.
-    """
-    matched = _HOST.fullmatch(text)
-    if matched is None or not 0 < int(matched[3]) < 65_536:
-        raise ValueError(f"{text!r} is no host: write name:port, such as pypi.org:443")
-    return matched[1].strip("[]").lower(), int(matched[3])
 
 
 def is_public(address: str) -> bool:
@@ -74,7 +62,7 @@ class HostProxy:
     """The proxy of one job. Invariant: it has connections to hosts of the list alone, `CONNECTIONS_MAX` at most."""
 
     def __init__(self, hosts: Iterable[str], bytes_max: int = BYTES_MAX) -> None:
-        """Raises: ValueError if one of `hosts` is none."""
+        """Raises: UserError if one of `hosts` is none."""
         self._hosts = frozenset(map(parse_host, hosts))
         self._bytes_left = bytes_max
         self._places = trio.Semaphore(CONNECTIONS_MAX)
@@ -186,7 +174,7 @@ def _read_target(request: h11.Request) -> tuple[Host, bytes | None]:
             raise ValueError(target)
         authority = parts.netloc.rpartition("@")[2]
         host = parse_host(authority if parts.port is not None else f"{authority.removesuffix(':')}:80")
-    except ValueError:
+    except (ValueError, UserError):
         raise Refused(400, "ask for a tunnel to name:port, or for http://name/") from None
     path = parts.path or "/"
     lines = [f"{request.method.decode()} {path}{'?' + parts.query if parts.query else ''} HTTP/1.1".encode()]

@@ -18,6 +18,7 @@ from node.donor.executors import cgroups, workspace
 from node.donor.executors.devices import DeviceBooks
 from node.donor.executors.executor import EndState, Limits, Usage
 from node.donor.executors.sandbox_process import SandboxProcess
+from protocol.conversation import CHECKPOINT_NAME
 
 _WATCH_SECONDS = 0.1
 _LOG_SECONDS = 0.005  # between two takings of at most 64 KiB: 13 MB a second
@@ -232,7 +233,7 @@ class RunningJob:
 
     def _copy_folder(self, work: int, target: Path, bytes_max: int) -> bool:
         try:
-            copied = workspace.copy_folder(work, workspace.CHECKPOINT, target, bytes_max, self._is_copy_wanted)
+            copied = workspace.copy_folder(work, CHECKPOINT_NAME, target, bytes_max, self._is_copy_wanted)
         except (OSError, workspace.GivenUp):
             return False
         return copied.files > 0 and copied.left_out == 0

@@ -51,6 +51,7 @@ from node.donor.executors.running_job import RunningJob
 from node.donor.executors.sandbox_process import SandboxProcess, open_memory_file
 from node.donor.executors.seccomp import build_filter
 from node.errors import UserError
+from protocol.conversation import OUTPUT_NAME
 
 _Result = TypeVar("_Result")
 
@@ -194,7 +195,7 @@ class Sandbox:
     ) -> Outcome:
         try:
             proxy = HostProxy(command.hosts)
-        except ValueError as error:
+        except UserError as error:
             raise JobNotStarted(str(error)) from error
         async with AsyncExitStack() as stack:
             user = self._reserve_user(stack)
@@ -239,7 +240,7 @@ class Sandbox:
             log.close()
             target = directory / "output"
             target.mkdir(mode=0o700)
-            collect = functools.partial(workspace.copy_folder, work, workspace.OUTPUT, target)
+            collect = functools.partial(workspace.copy_folder, work, OUTPUT_NAME, target)
             left_out = (await trio.to_thread.run_sync(collect, command.output_bytes_max)).left_out
             state: EndState = job.end_state or ("exited" if exit_status >= 0 else "killed")
             return Outcome(
@@ -338,10 +339,7 @@ def _stage(command: JobCommand, limits: Limits, work: int, user: int | None) -> 
                 os.close(source)
             if copied.left_out:
                 raise JobNotStarted(f"{copied.left_out} of the job's inputs do not fit or are no plain files")
-        for folder in {workspace.OUTPUT, workspace.CHECKPOINT}.difference(os.listdir(work)):
-            os.mkdir(folder, 0o755, dir_fd=work)
-            if user is not None:
-                os.chown(folder, user, user, dir_fd=work, follow_symlinks=False)
+        workspace.make_folders(work, user)
     except OSError as error:
         raise JobNotStarted(f"the job's inputs can't be placed in its work directory: {error}") from error
 

@@ -23,8 +23,9 @@ from pathlib import Path
 import msgspec
 
 from node.donor.executors.executor import JobNotStarted
-from node.donor.executors.workspace import BoundedLog, copy_tree
+from node.donor.executors.workspace import BoundedLog, copy_tree, make_folders
 from node.files import write_atomically
+from protocol.conversation import CHECKPOINT_NAME, OUTPUT_NAME
 
 LOG_BYTES_MAX = 1 << 20
 _COPY_TRIES = 3
@@ -66,10 +67,8 @@ class JobFolder:
                     copied = copy_tree(source, work, disk_bytes, owner)
                 if copied.left_out:
                     raise JobNotStarted(f"{copied.left_out} of the job's inputs do not fit or are no plain files")
-            if "out" not in os.listdir(work):
-                os.mkdir("out", 0o755, dir_fd=work)
+            make_folders(work, owner)
             if owner is not None:
-                os.chown("out", owner, owner, dir_fd=work, follow_symlinks=False)
                 os.fchown(work, owner, owner)
 
     def save_note(self, note: JobNote) -> None:
@@ -126,7 +125,7 @@ class JobFolder:
             for path in target.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             try:
-                with _opened(self.work) as work, _opened("checkpoint", work) as source, _opened(target) as copy:
+                with _opened(self.work) as work, _opened(CHECKPOINT_NAME, work) as source, _opened(target) as copy:
                     before = _take_fingerprint(source)
                     copied = copy_tree(source, copy, bytes_max)
                     after = _take_fingerprint(source)
@@ -148,7 +147,7 @@ class JobFolder:
         left_out = 0
         with _opened(self.work) as work:
             try:
-                with _opened("out", work) as source, _opened(output) as target:
+                with _opened(OUTPUT_NAME, work) as source, _opened(output) as target:
                     left_out = copy_tree(source, target, bytes_max).left_out
             except NotADirectoryError:
                 left_out = 1  # the job put something else in its place

@@ -18,8 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-OUTPUT = "out"  # the job's folder of results
-CHECKPOINT = "checkpoint"  # its folder of what another run needs to go on
+from protocol.conversation import CHECKPOINT_NAME, OUTPUT_NAME
 
 _COPY_BYTES = 1 << 20
 _DEPTH_MAX = 32  # folders within folders; each costs an open file while copying
@@ -97,6 +96,14 @@ def copy_tree(
     copied = Copied()
     _copy_directory(source, destination, bytes_max, owner, copied, is_wanted, depth=0)
     return copied
+
+
+def make_folders(work: int, owner: int | None) -> None:
+    """Makes what every job finds in its work directory, unless its inputs brought it. Raises: OSError."""
+    for folder in {OUTPUT_NAME, CHECKPOINT_NAME}.difference(os.listdir(work)):
+        os.mkdir(folder, 0o755, dir_fd=work)
+        if owner is not None:
+            os.chown(folder, owner, owner, dir_fd=work, follow_symlinks=False)
 
 
 def copy_folder(

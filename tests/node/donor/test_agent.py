@@ -23,6 +23,7 @@ from node.wallet.jobs import hold_job, open_job, plan_job, start_job
 from protocol.conversation import Cancel, compute_seal_context
 from protocol.errors import Reason, Rejected
 from protocol.metering import JobState
+from protocol.quotes import decode_offer
 from protocol.receipts import verify_receipt
 from protocol.records import (
     Kind,
@@ -396,3 +397,12 @@ async def test_a_paused_donor_gives_no_quote_and_nothing_is_spent(fake_node, don
             await run_in_thread(payer.begin, write_job("true"))
     assert fake_node.get_balance(payer.wallet.account) == FUNDS
     assert payer.wallet.journal.jobs() == {}
+
+
+async def test_what_donor_toml_names_twice_is_offered_once(fake_node, payer, start_agent):
+    hosts = ["PyPI.org:443", "pypi.org:443", "[2001:DB8::1]:80"]
+    async with start_agent(hosts=hosts, job_classes=["batch", "batch"]):
+        (published,) = fake_node.get_offers()
+    offer = decode_offer(fake_node.charter, published.encoded)
+    assert offer.hosts == ("[2001:db8::1]:80", "pypi.org:443")
+    assert offer.job_classes == ("batch",)

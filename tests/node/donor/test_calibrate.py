@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from node.donor.calibrate import check_sandbox, compute_weight
-from node.donor.devices import find_machine
 from node.donor.executors.sandbox import Sandbox
+from node.donor.hardware import find_hardware
 from node.donor.settings import DonorHome, Score, Settings
 from node.errors import UserError
 
@@ -38,17 +38,17 @@ def test_golden_weights(tflops, bandwidth, memory, weight):
 
 
 def test_a_machine_is_found_with_at_least_a_core_and_some_memory(tmp_path):
-    machine = find_machine(tmp_path / "not" / "yet")
+    machine = find_hardware(tmp_path / "not" / "yet")
     assert machine.cores >= 1
     assert machine.memory_bytes > 10**8
     assert machine.disk_free_bytes > 0
 
 
 def test_gpus_are_found_with_how_they_are(fake_gpus, tmp_path):
-    assert find_machine(tmp_path).gpus == ()
+    assert find_hardware(tmp_path).gpus == ()
     fake_gpus.set_up(2)
     fake_gpus.change(1, xid=79)
-    sound, faulty = find_machine(tmp_path).gpus
+    sound, faulty = find_hardware(tmp_path).gpus
     assert (sound.gpu.name, sound.obstacle) == ("A100-SXM4-80GB", "")
     assert "Xid 79" in faulty.obstacle
 

@@ -10,13 +10,15 @@ import pytest
 from node import api
 from node.addresses import Kind, decode_address, encode_address
 from node.cli import run
+from node.donor import cli_dispute
 from node.donor.disputing import build_donor_evidence, dispute_job
 from node.donor.enrolling import KEY_PURPOSE, make_donor
 from node.donor.job_file import JobDocument, JobFile
 from node.donor.settings import DIRECTORY_NAME, DonorHome
 from node.errors import Unreachable, UserError
+from node.evidence import describe_reason
 from node.keystore import save_key
-from protocol.disputes import DisputeReason
+from protocol.disputes import PAYEE_REASONS, DisputeReason
 from protocol.errors import Reason, Rejected
 from protocol.metering import sign_voucher
 from protocol.records import account_scope, decode_record
@@ -173,3 +175,7 @@ def test_a_place_that_another_record_took_is_given_up(link, job, kept):
     with pytest.raises(Rejected):  # by the key of before; the place is the next one
         dispute_job(link, law, DONOR_KEY, kept, evidence)
     assert decode_record(job.federation.id, link.submitted[-1]).sequence == 1
+
+
+def test_the_command_knows_every_reason_that_a_donor_may_give():
+    assert set(cli_dispute.REASONS) == set(map(describe_reason, PAYEE_REASONS))

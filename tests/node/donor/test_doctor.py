@@ -8,8 +8,8 @@ from contextlib import nullcontext
 import pytest
 
 from node.cli import run
-from node.donor.devices import find_machine
 from node.donor.doctor import choose_lendable_gpus, examine
+from node.donor.hardware import find_hardware
 from node.donor.serving import find_lent_gpus
 from node.donor.settings import DonorHome, GpuScore, Score, Settings
 from node.errors import UserError
@@ -79,7 +79,7 @@ def test_a_card_that_others_use_and_one_that_is_gone_are_told(home, device_files
 def test_only_sound_cards_are_chosen_for_lending(fake_gpus, tmp_path):
     fake_gpus.set_up(3)
     fake_gpus.change(1, xid=79)
-    found = find_machine(tmp_path).gpus
+    found = find_hardware(tmp_path).gpus
     assert choose_lendable_gpus(found, None) == ["GPU-0", "GPU-2"]
     assert choose_lendable_gpus(found, 1) == ["GPU-0"]
     assert choose_lendable_gpus(found, 0) == choose_lendable_gpus((), None) == []

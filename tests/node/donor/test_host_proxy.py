@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from node.donor.executors.executor import JobNotStarted
-from node.donor.executors.host_proxy import CONNECTIONS_MAX, HostProxy, is_public, parse_host
+from node.donor.executors.host_proxy import CONNECTIONS_MAX, HostProxy, is_public
 from node.donor.executors.sandbox import Sandbox
 from tests.node.donor.jailed_jobs import describe, make_command, make_limits, play, python
 
@@ -198,25 +198,6 @@ async def test_heads_and_bytes_are_bounded():
         assert b"200" not in await ask(proxy, b"GET /" + b"x" * 1_000_000, is_ending=False)
         assert len(await ask(proxy, ask_for + b"x" * 100_000)) < 20_000
         assert b"as much as" in await ask(proxy, ask_for)
-
-
-def test_hosts_are_written_as_name_and_port():
-    assert parse_host("PyPI.org:443") == ("pypi.org", 443)
-    assert parse_host("[2001:DB8::1]:80") == ("2001:db8::1", 80)
-    for text in (
-        "",
-        "pypi.org",
-        "pypi.org:",
-        "pypi.org:0",
-        "pypi.org:65536",
-        "*:443",
-        "a b:1",
-        "http://a:1",
-        "a:1\n",
-        "-a:1",
-    ):
-        with pytest.raises(ValueError, match="is no host"):
-            parse_host(text)
 
 
 # Inside the sandbox.

@@ -60,6 +60,8 @@ def test_a_file_of_an_older_version_is_as_good_as_one_with_the_defaults(home):
         ('hours = ["noon"]', "mon-fri 18:00-08:00"),
         ('hosts = ["pypi.org"]', "pypi.org:443"),
         ('hosts = ["pypi.org:70000"]', "pypi.org:443"),
+        (f'hosts = ["{"h" * 64}:443"]', "longer than 64"),
+        ('hosts = ["pypi.org:443"]\nexecutor = "slurm"\n[slurm]\nshared_directory = "/shared"', "on a cluster"),
         (f"hosts = {[f'h{number}.org:1' for number in range(33)]}", "at most 32"),
         ('allow = ["alm1qqqq"]', "alm1qqqq"),
         ('allow = ["1"]\ndeny = ["1"]', "both allows and denies 1"),

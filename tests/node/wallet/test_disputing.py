@@ -11,11 +11,13 @@ from node.addresses import Kind, encode_address
 from node.cli import run
 from node.config import Federation, encode_json
 from node.errors import Unreachable, UserError
+from node.evidence import describe_reason
+from node.wallet import cli_dispute
 from node.wallet.disputing import build_evidence, dispute_job
 from node.wallet.following import Follower
 from node.wallet.job_records import get_job_directory, load_job
 from protocol.conversation import Ticked
-from protocol.disputes import DisputeReason
+from protocol.disputes import PAYER_REASONS, DisputeReason
 from protocol.job_evidence import Claim, decode_job_evidence
 from protocol.metering import JobState
 
@@ -162,3 +164,7 @@ def test_a_node_that_does_not_take_the_file_is_told_and_asked_again(wallet, dono
     node.fault = lambda method, path: None
     assert not dispute_job(wallet, key, running, file).publishing_problem
     assert file.digest in node.blobs
+
+
+def test_the_command_knows_every_reason_that_a_payer_may_give():
+    assert set(cli_dispute.REASONS) == set(map(describe_reason, PAYER_REASONS))

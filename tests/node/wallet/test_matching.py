@@ -10,12 +10,12 @@ import pytest
 
 from node.wallet.matching import (
     UNKNOWN,
+    DonorScore,
     GpuWish,
     JobNeeds,
     KnownOffer,
     Misfit,
     Preference,
-    Reliability,
     find_matches,
     is_gpu,
     match_offer,
@@ -114,9 +114,9 @@ def list_machines(prefer, offers, own=frozenset({1})):
 
 def test_what_costs_least_until_it_is_done_comes_first_and_each_preference_has_its_own_order():
     offers = [
-        KnownOffer(make_offer(1, machine="cheap", weight=500), 2, Reliability(200, 40)),
-        KnownOffer(make_offer(2, machine="sure", weight=1000), 2, Reliability(990, 40)),
-        KnownOffer(make_offer(3, machine="own", weight=1100), 1, Reliability(900, 40)),
+        KnownOffer(make_offer(1, machine="cheap", weight=500), 2, DonorScore(200, 40)),
+        KnownOffer(make_offer(2, machine="sure", weight=1000), 2, DonorScore(990, 40)),
+        KnownOffer(make_offer(3, machine="own", weight=1100), 1, DonorScore(900, 40)),
         KnownOffer(make_offer(4, machine="new", weight=1000), 3, UNKNOWN),
     ]
     assert list_machines(Preference.EXPECTED_COST, offers) == ["sure", "own", "new", "cheap"]
@@ -141,14 +141,12 @@ def test_the_order_of_equal_machines_is_the_payers_own():
 
 
 def test_a_donor_that_never_finished_anything_comes_last_and_divides_by_no_zero():
-    offers = [KnownOffer(make_offer(1, machine="never"), 1, Reliability(0, 9)), KnownOffer(make_offer(2), 2)]
+    offers = [KnownOffer(make_offer(1, machine="never"), 1, DonorScore(0, 9)), KnownOffer(make_offer(2), 2)]
     assert list_machines(Preference.EXPECTED_COST, offers) == ["machine-2", "never"]
 
 
 def test_expected_cost_falls_with_reliability_and_never_below_the_price():
-    matches = [
-        match_offer(make_needs(), KnownOffer(make_offer(), 1, Reliability(permille, 1))) for permille in range(1, 1001)
-    ]
+    matches = [match_offer(make_needs(), KnownOffer(make_offer(), 1, DonorScore(score, 1))) for score in range(1, 1001)]
     assert all(one.expected_cost >= other.expected_cost >= other.amount_max for one, other in pairwise(matches))
     assert matches[-1].expected_cost == matches[-1].amount_max
 

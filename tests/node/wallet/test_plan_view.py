@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from node.wallet.jobs import ANY_MACHINE, plan_job
-from node.wallet.matching import Preference, Reliability
+from node.wallet.matching import DonorScore, Preference
 from node.wallet.plan_view import END_MEANINGS, describe_due, describe_plan, describe_reliability, iterate_plan
 from protocol.metering import END_STATES, REFUND_TABLE_VERSION, Rate, compute_amount_due, sign_tick
 from tests.node.wallet.scripted_donor import DONOR
@@ -73,5 +73,5 @@ def test_a_person_may_name_the_donor_or_what_counts_first(wallet, plan):
 
 
 def test_what_is_known_of_a_donor_is_told_with_what_it_rests_on():
-    assert describe_reliability(Reliability(987, 120)) == "98.7 % of 120 jobs"
-    assert "not known" in describe_reliability(Reliability(500, 0))
+    assert describe_reliability(DonorScore(987, 120)) == "987 of 1000, 120 jobs"
+    assert "not known" in describe_reliability(DonorScore(500, 0))

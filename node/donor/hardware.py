@@ -14,7 +14,7 @@ _MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory
 _UNLIMITED_BYTES = 1 << 60
 
 
-class Machine(NamedTuple):
+class Hardware(NamedTuple):
     """What was found."""
 
     cores: int
@@ -25,10 +25,10 @@ class Machine(NamedTuple):
     gpus: tuple[SurveyedGpu, ...]
 
 
-def find_machine(directory: Path, is_ours: Callable[[int], bool] = lambda process: False) -> Machine:
+def find_hardware(directory: Path, is_ours: Callable[[int], bool] = lambda process: False) -> Hardware:
     """Look around; `directory` lies on the disk that jobs would use, `is_ours` knows processes of our jobs."""
     existing = next(path for path in (directory, *directory.parents) if path.exists())
-    return Machine(
+    return Hardware(
         len(os.sched_getaffinity(0)),
         _find_memory_bytes(),
         shutil.disk_usage(existing).free,
