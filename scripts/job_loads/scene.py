@@ -6,6 +6,7 @@ four. What a self-test would measure plays no part here: all donors weigh the sa
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 
 import msgspec
 
+from node.client import NodeClient
 from node.donor.executors.slurm_settings import SlurmSettings
 from node.donor.settings import DIRECTORY_NAME, DonorHome, Score
+from node.errors import UserError
 from scripts.demonstration.run import GRANTER, INSTITUTIONS, found_federation, start_node
 from scripts.demonstration.stage import Stage
 from scripts.job_loads.chaos import Victim
@@ -27,6 +30,7 @@ WEIGHT = 1000
 ALLOWANCE = "100000"
 POLL_SECONDS = 0.5
 SIDE_BY_SIDE = 4
+RESTART_SECONDS_MAX = 60.0
 
 
 class Scene:
@@ -118,9 +122,7 @@ class Scene:
             for machine in self.donors
         ]
         victims += [
-            Victim(
-                name, "node", partial(self.stage.kill, name), partial(start_node, self.stage, name, self._federation)
-            )
+            Victim(name, "node", partial(self.stage.kill, name), partial(self._restart_node, name))
             for name in INSTITUTIONS
         ]
         if self.cluster is not None:
@@ -128,3 +130,15 @@ class Scene:
                 Victim("slurmctld", "scheduler", self.cluster.kill_controller, self.cluster.start_controller)
             )
         return victims
+
+    def _restart_node(self, name: str) -> None:
+        """Returns when it answers: a second node that is away would leave two of four, which are no quorum."""
+        start_node(self.stage, name, self._federation)
+        deadline = time.monotonic() + RESTART_SECONDS_MAX
+        with NodeClient(self.stage.urls[name], RESTART_SECONDS_MAX) as client:
+            while time.monotonic() < deadline:
+                try:
+                    client.get_status()
+                    return
+                except UserError:
+                    time.sleep(POLL_SECONDS)
