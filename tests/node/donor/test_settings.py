@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.addresses import Kind, encode_address
-from node.donor.preferences import add_to_list, change_settings, parse_duration, remove_from_list
+from node.donor.preferences import add_to_list, change_settings, remove_from_list
 from node.donor.settings import MEANINGS, DonorHome, Settings, SettingsWatch, read_settings
 from node.errors import UserError
+from node.terminal import parse_duration
 
 OLD_FILE = """
 node_url = "http://node"
