@@ -20,7 +20,7 @@ from typing import TypeVar
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node import api
+from node import job_api
 from node.client import NodeClient
 from node.errors import Unreachable, UserError
 from node.member import LedgerMember
@@ -104,7 +104,7 @@ class MeteringAgent:
             finally:
                 self._nursery = None
 
-    def accept(self, order: api.MeteringOrder) -> api.Metered:
+    def accept(self, order: job_api.MeteringOrder) -> job_api.Metered:
         """Speak for the wallet from now on. Repeating it changes nothing.
 
         Raises: InvalidInput; Rejected when this node may not; StoreFull; StoreFailed.
@@ -120,7 +120,7 @@ class MeteringAgent:
         self._start(job)
         return job.describe()
 
-    async def give_back(self, ticket: bytes, turn: int) -> api.Metered | None:
+    async def give_back(self, ticket: bytes, turn: int) -> job_api.Metered | None:
         """Stop speaking for the wallet, and say how far it came; None for an unknown job. May be repeated.
 
         Returns when nothing of this turn is on its way any more. Raises: Rejected for another turn.
@@ -189,7 +189,7 @@ class Link:
 
         return await trio.to_thread.run_sync(work, limiter=self._limiter, abandon_on_cancel=True)
 
-    async def read(self, mailbox: bytes, after: int) -> Sequence[api.Message]:
+    async def read(self, mailbox: bytes, after: int) -> Sequence[job_api.Message]:
         """Letters after `after`, oldest first; waits a while for the first."""
         return await self.call(self.client.get_messages, mailbox, after=after, wait=self._poll_seconds)
 
@@ -280,7 +280,7 @@ class Follower:
         The place is written down after a letter was answered, so what was not answered comes again after a crash.
         """
         job, mailbox = self.job, self._terms.request.mailbox_to_wallet
-        letters: Sequence[api.Message] = ()
+        letters: Sequence[job_api.Message] = ()
         after = job.after
         with self._until_stopped():
             letters = await self._link.read(mailbox, job.after)

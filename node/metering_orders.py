@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node import api
+from node import job_api
 from node.connections import is_public_address
 from node.member import LedgerMember
 from node.sealing import seal_public_key
@@ -45,7 +45,7 @@ Phase = Literal["active", "over", "given back"]
 class MeteredJob(msgspec.Struct):
     """What this node knows of such a job; on disk before anything is said that follows from it."""
 
-    order: api.MeteringOrder
+    order: job_api.MeteringOrder
     """Without its seeds once the job is over or given back."""
     ticket: bytes
     account: bytes
@@ -74,9 +74,9 @@ class MeteredJob(msgspec.Struct):
         self.phase = phase
         self.order = msgspec.structs.replace(self.order, meter_seed=b"", seal_seed=b"")
 
-    def describe(self) -> api.Metered:
+    def describe(self) -> job_api.Metered:
         """What the wallet is told."""
-        return api.Metered(
+        return job_api.Metered(
             self.order.turn,
             self.is_active,
             self.state,
@@ -110,7 +110,7 @@ def load_active(store: Store) -> list[MeteredJob]:
 class JobTerms:
     """What an order says of one job, each signature in it checked. Raises: InvalidInput."""
 
-    def __init__(self, member: LedgerMember, order: api.MeteringOrder) -> None:
+    def __init__(self, member: LedgerMember, order: job_api.MeteringOrder) -> None:
         charter = member.charter
         self.federation = charter.federation
         self.offer: Offer = decode_offer(charter, order.offer)
@@ -134,7 +134,7 @@ class JobTerms:
         return meter
 
 
-def open_order(member: LedgerMember, store: Store, order: api.MeteringOrder, now: int) -> MeteredJob:
+def open_order(member: LedgerMember, store: Store, order: job_api.MeteringOrder, now: int) -> MeteredJob:
     """The job that an order describes, all of it checked; nothing is kept yet.
 
     Raises: InvalidInput when its parts do not belong together; Rejected when this node may not or will not do it.
@@ -168,7 +168,7 @@ def open_order(member: LedgerMember, store: Store, order: api.MeteringOrder, now
     )
 
 
-def _check_counts(order: api.MeteringOrder, quote: Quote, now: int) -> None:
+def _check_counts(order: job_api.MeteringOrder, quote: Quote, now: int) -> None:
     if order.turn < 1 or min(order.sent, order.after) < 0 or order.received < -1:
         raise InvalidInput("the order counts below its beginning")
     if not 0 <= order.started_seconds_ago < now:
@@ -179,7 +179,7 @@ def _check_counts(order: api.MeteringOrder, quote: Quote, now: int) -> None:
         raise Rejected(Reason.LIMIT_EXCEEDED, f"an order holds for {EXPIRY_SECONDS_MAX // 86400} days at the most")
 
 
-def _read_ticks(terms: JobTerms, order: api.MeteringOrder, hold: bytes) -> tuple[bytes, bytes]:
+def _read_ticks(terms: JobTerms, order: job_api.MeteringOrder, hold: bytes) -> tuple[bytes, bytes]:
     """The last and the saved tick, as canonical bytes. Raises: InvalidInput for a tick that is not of this job."""
     for encoded in (order.last, order.saved):
         if encoded:

@@ -12,8 +12,7 @@ from functools import partial
 
 import trio
 
-from node.addresses import Kind, encode_address
-from node.donor.calling import Line
+from node.donor.calling import PATIENCE_SECONDS, Line
 from node.donor.checkpoints import CheckpointKeeper
 from node.donor.executors.executor import (
     FOREIGN_ENDS,
@@ -27,15 +26,16 @@ from node.donor.executors.executor import (
 from node.donor.idleness import Sample, add_sample, describe_idleness, is_idle
 from node.donor.job_file import JobFile
 from node.donor.meter import Meter
+from node.donor.settling import is_reclaim_asked
 from node.donor.workshop import Workshop
-from node.errors import UserError
 from protocol.conversation import LOG_CHUNK_BYTES_MAX, LogChunk, Standing, Started, Ticked
 from protocol.metering import CHARGED_STATES, JobState
 from protocol.quotes import Quote, QuoteRequest
 
 log = logging.getLogger(__name__)
 
-LOG_SECONDS_FIRST = 0.5
+LOG_SECONDS_FIRST = 0.05
+"""A person waits for a job's first line; a look costs next to nothing, and each pause is longer than the last."""
 LOG_SECONDS_MAX = 15.0
 LOG_END_BYTES_MAX = 256 * 1024
 LOG_BYTES_MAX = 4 * 1024 * 1024
@@ -150,7 +150,8 @@ class Execution:
             raise failed[0]
         if self._handle is None:
             raise JobNotStarted("it was stopped before it began")
-        await self._send_log(self._handle, LOG_END_BYTES_MAX)
+        with trio.move_on_after(min(PATIENCE_SECONDS, self._quote.grace_seconds / 8)):
+            await self._send_log(self._handle, LOG_END_BYTES_MAX)
         await self._read_meter_at_the_end(ended[0])
         return ended[0]
 
@@ -183,32 +184,30 @@ class Execution:
         handle.stop()
 
     async def _watch_meter(self, handle: JobHandle) -> None:
-        """One tick after the other, as long as each is agreed to before the next. A suspended job's meter stands."""
+        """One tick after the other, as long as each is agreed to before the next. A suspended job's meter stands.
+
+        No answer of the node's is waited for beyond the moment at which the next tick falls due: a node that keeps us
+        waiting would let the job run on unpaid (spec 12.8, D1).
+        """
+        tick_seconds = self._quote.tick_seconds
         while True:
-            await trio.sleep(self._quote.tick_seconds)
+            due_at = trio.current_time() + tick_seconds
+            with trio.move_on_at(due_at):
+                for tick in self._meter.list_unanswered_ticks():
+                    await self._line.say(Ticked(tick.encode()))
+            await trio.sleep_until(due_at)
             if self._meter.must_stop(is_reclaim_asked=False):
                 self._end_by_policy("stopped: the payer did not agree to the last tick in time")
                 return
-            if self._meter.must_stop(is_reclaim_asked=await self._is_reclaim_asked()):
+            is_asked = await is_reclaim_asked(self._shop, self._job.document.hold, tick_seconds)
+            if self._meter.must_stop(is_reclaim_asked=is_asked):
                 self._end_by_policy("stopped: the payer has asked for its credits back")
                 return
             if self._job.document.state == JobState.RUNNING and self.stop_state is None:
                 elapsed_ms, checkpoint = handle.usage().wall_ms, b""
-                with trio.move_on_after(self._quote.tick_seconds):
+                with trio.move_on_after(tick_seconds):
                     checkpoint = await self._keeper.renew(handle)
                 self._meter.add_tick(elapsed_ms if checkpoint else handle.usage().wall_ms, checkpoint)
-            for tick in self._meter.list_unanswered_ticks():
-                await self._line.say(Ticked(tick.encode()))
-
-    async def _is_reclaim_asked(self) -> bool:
-        """Whether only the grace is left to settle in (spec 12.8, D3). A node that can't be asked brings no vouchers
-        either, so a job does not go on for long without an answer."""
-        post, hold = self._shop.post, encode_address(Kind.RECORD, self._job.document.hold)
-        try:
-            answer = await post.call(post.link.get_job, hold)
-        except UserError:
-            return False
-        return answer is not None and answer.reclaim_request is not None
 
     def _end_by_policy(self, detail: str) -> None:
         if self.stop_state is None:

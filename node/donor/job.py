@@ -15,13 +15,13 @@ from collections.abc import Callable
 import trio
 
 from node.donor.acceptance import check_start
-from node.donor.calling import Line
+from node.donor.calling import PATIENCE_SECONDS, Line
 from node.donor.execution import Execution
 from node.donor.executors.executor import JobCommand, JobLost, JobNotStarted, Outcome
 from node.donor.job_file import JobFile
 from node.donor.meter import Meter
 from node.donor.outputs import fetch_inputs, hand_over_outputs, read_script
-from node.donor.settling import settle
+from node.donor.settling import is_reclaim_asked, settle
 from node.donor.workshop import Workshop
 from node.errors import UserError
 from protocol.conversation import (
@@ -215,9 +215,14 @@ class JobRun:
         finally:
             self.job.remove_bundle()
         state = self._execution.stop_state or _compute_end_state(outcome)
-        outputs, detail = await hand_over_outputs(self.shop.post, self.request.result_key, document.hold, outcome)
+        outputs, detail = b"", "the outputs could not be handed over in time"
+        with trio.move_on_after(self.quote.grace_seconds / 4):  # who waits for ever does not settle
+            outputs, detail = await hand_over_outputs(self.shop.post, self.request.result_key, document.hold, outcome)
         self._end(state, detail, outcome, outputs)
-        await self.shop.executor.release(document.hold.hex())
+        try:
+            await self.shop.executor.release(document.hold.hex())
+        except OSError as error:  # what is left there must not keep the job from being settled
+            log.warning("job %s: its files stay: %s", document.conversation[:8], error)
 
     async def _run_or_take_up(self) -> Outcome:
         """A job that the executor still has is never run a second time."""
@@ -287,10 +292,10 @@ class JobRun:
         document = self.document
         if not document.settle:
             self.job.remove_bundle()
-            for tick in self.meter.list_unanswered_ticks():
-                await self.line.say(Ticked(tick.encode()), END_PATIENCE_SECONDS)
-            await self.line.say(Result(document.receipt, document.detail), END_PATIENCE_SECONDS)
-            with trio.move_on_after(self.quote.grace_seconds / 2):
+            with trio.move_on_after(await self._compute_agreement_seconds()):
+                for tick in self.meter.list_unanswered_ticks():
+                    await self.line.say(Ticked(tick.encode()), END_PATIENCE_SECONDS)
+                await self.line.say(Result(document.receipt, document.detail), END_PATIENCE_SECONDS)
                 await self._wait_until(
                     lambda: self.meter.is_paid_up and bool(self._decode_receipt(document.receipt).meter_signature)
                 )
@@ -298,6 +303,13 @@ class JobRun:
             await settle(self.shop, self.job)
         await self.line.say(Settled(document.settle_receipt), END_PATIENCE_SECONDS)
         log.info("job %s: %s", document.conversation[:8], document.state.lower())
+
+    async def _compute_agreement_seconds(self) -> float:
+        """How long the payer's agreement is waited for, letters included: a payer who has asked for its credits back
+        may have done so long ago, so that no more time is left than a voucher on its way needs (spec 12.8, D3)."""
+        if await is_reclaim_asked(self.shop, self.document.hold, self.quote.grace_seconds / 8):
+            return min(PATIENCE_SECONDS, self.quote.grace_seconds / 8)
+        return self.quote.grace_seconds / 2
 
     async def _wait_until(self, holds: Callable[[], bool]) -> None:
         while not holds():

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from node import api
+from node import job_api
 from node.connections import is_loopback
 from node.errors import Unreachable, UserError
 from node.terminal import format_moment
@@ -90,7 +90,7 @@ def take_back(wallet: Wallet, job: WalletJob) -> None:
     save_job(wallet, job)
 
 
-def _take_back_unseen(wallet: Wallet, job: WalletJob, ticket: bytes) -> api.Metered | None:
+def _take_back_unseen(wallet: Wallet, job: WalletJob, ticket: bytes) -> job_api.Metered | None:
     try:
         wallet.client.post_metering(_make_order(wallet, job))
     except Unreachable:
@@ -100,7 +100,7 @@ def _take_back_unseen(wallet: Wallet, job: WalletJob, ticket: bytes) -> api.Mete
     return wallet.client.take_metering_back(ticket, job.detached_turns)
 
 
-def _take_over(job: WalletJob, metered: api.Metered) -> None:
+def _take_over(job: WalletJob, metered: job_api.Metered) -> None:
     """Go on after the node's last number and tick. The place in the donor's letters stays where the wallet was: it
     reads them again, for the log and for all that the node could not open."""
     job.sent = max(job.sent, metered.sent)
@@ -119,10 +119,10 @@ def _compute_expiry(wallet: Wallet, job: WalletJob) -> int:
     return wallet.now() + quote.wall_seconds + quote.grace_seconds + PAUSES_SECONDS
 
 
-def _make_order(wallet: Wallet, job: WalletJob) -> api.MeteringOrder:
+def _make_order(wallet: Wallet, job: WalletJob) -> job_api.MeteringOrder:
     ticks = job.list_ticks()
     saved = find_saved_tick(ticks)
-    return api.MeteringOrder(
+    return job_api.MeteringOrder(
         turn=job.detached_turns,
         offer=job.offer,
         request=job.request,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from node import api
+from node import job_api
 from node.addresses import Kind, encode_address
 from node.member import LedgerMember
 from node.web.costly import CostlyView
@@ -24,16 +24,16 @@ class DonorViews:
         self._clock = clock
         self._found = CostlyView(self._compute, clock)
 
-    def list_donors(self) -> list[api.Donor]:
+    def list_donors(self) -> list[job_api.Donor]:
         """Every donor, the most reliable first."""
         epoch, found = self._read()
         donors = [
-            api.Donor(encode_address(Kind.ACCOUNT, account), _describe(reliability, epoch))
+            job_api.Donor(encode_address(Kind.ACCOUNT, account), _describe(reliability, epoch))
             for account, reliability in found.items()
         ]
         return sorted(donors, key=lambda donor: (-donor.reliability.score, donor.address))
 
-    def find(self, account: bytes) -> api.Reliability | None:
+    def find(self, account: bytes) -> job_api.Reliability | None:
         """What the ledger tells of an account; None for one that is no donor."""
         epoch, found = self._read()
         return _describe(found[account], epoch) if account in found else None
@@ -49,5 +49,5 @@ class DonorViews:
         return epoch, compute_reliability(self._member.replica.ledger, epoch)
 
 
-def _describe(reliability: Reliability, epoch: int) -> api.Reliability:
-    return api.Reliability(score=reliability.score, epoch=epoch, **reliability._asdict())
+def _describe(reliability: Reliability, epoch: int) -> job_api.Reliability:
+    return job_api.Reliability(score=reliability.score, epoch=epoch, **reliability._asdict())

@@ -12,7 +12,7 @@ from typing import Annotated
 from litestar import post
 from litestar.params import JSONBody, PathParameter, QueryParameter
 
-from node import api
+from node import job_api
 from node.errors import UserError
 from node.web.exchange import wait_for
 from node.web.problems import AnyRequest, NotFound
@@ -31,13 +31,13 @@ def _require(services: WebServices) -> Metering:
 
 
 @post("/metering", tags=["jobs"], status_code=200)
-async def post_metering(services: Services, data: JSONBody[api.MeteringOrder]) -> api.Metered:
+async def post_metering(services: Services, data: JSONBody[job_api.MeteringOrder]) -> job_api.Metered:
     """Answer a job's meter from now on, within the order's limits. Repeating it changes nothing."""
     return _require(services).accept(data)
 
 
 @post("/metering/{ticket:str}/return", tags=["jobs"], status_code=200)
-async def take_metering_back(services: Services, request: AnyRequest, ticket: Ticket, turn: Turn) -> api.Metered:
+async def take_metering_back(services: Services, request: AnyRequest, ticket: Ticket, turn: Turn) -> job_api.Metered:
     """Stop answering, and say how far the job came. Repeating it changes nothing; the answer is kept for some days."""
     give_back = partial(_require(services).give_back, decode_name(ticket), turn)
     found = await wait_for(request, services.closing, give_back)

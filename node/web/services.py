@@ -10,7 +10,7 @@ from typing import Protocol
 
 import trio
 
-from node import api
+from node import api, job_api
 from node.member import LedgerMember
 from node.storage.blobs import BlobStore
 from node.storage.store import Store, StoredRequest
@@ -56,8 +56,8 @@ class ConductActions(Protocol):
 class Metering(Protocol):
     """Answering meters for absent wallets, as `node.metering_agent` has it."""
 
-    def accept(self, order: api.MeteringOrder) -> api.Metered: ...
-    async def give_back(self, ticket: bytes, turn: int) -> api.Metered | None: ...
+    def accept(self, order: job_api.MeteringOrder) -> job_api.Metered: ...
+    async def give_back(self, ticket: bytes, turn: int) -> job_api.Metered | None: ...
 
 
 def read_version() -> str:
@@ -114,9 +114,10 @@ class WebServices:
         charter, now = self.member.charter, int(self.clock())
         offer = decode_offer(charter, encoded)
         donor = offer.compute_donor(charter.federation)
-        if not now < offer.valid_until <= now + api.OFFER_SECONDS_MAX:
+        if not now < offer.valid_until <= now + job_api.OFFER_SECONDS_MAX:
             raise Rejected(
-                Reason.TERMS_WRONG, f"an offer holds for {api.OFFER_SECONDS_MAX} s at the most, and must not have ended"
+                Reason.TERMS_WRONG,
+                f"an offer holds for {job_api.OFFER_SECONDS_MAX} s at the most, and must not have ended",
             )
         sponsor = self.member.replica.ledger.sponsors.get(offer.sponsor)
         if sponsor is None or sponsor.donor != donor:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from node import api
+from node import api, job_api
 from node.addresses import Kind as AddressKind
 from node.addresses import encode_address
 from node.evidence import describe_verdict, list_accounts
@@ -354,20 +354,20 @@ class LedgerViews:
             self._granted[program] = self._granted.get(program, 0) + amount
         self._granted_at = self._ledger.applied_count
 
-    def list_jobs(self) -> list[api.Job]:
+    def list_jobs(self) -> list[job_api.Job]:
         """The newest jobs."""
         newest = islice(reversed(self._ledger.holds.items()), JOBS_MAX)
         return [self._build_job(hold, state) for hold, state in newest]
 
-    def build_job(self, hold: bytes) -> api.Job | None:
+    def build_job(self, hold: bytes) -> job_api.Job | None:
         """One job, named by its hold."""
         state = self._ledger.holds.get(hold)
         return None if state is None else self._build_job(hold, state)
 
-    def _build_job(self, hold: bytes, state: HoldState) -> api.Job:
+    def _build_job(self, hold: bytes, state: HoldState) -> job_api.Job:
         receipts = list(self._find_job_receipt(hold))
         end = self._ledger.heads.get(hold_scope(hold))
-        return api.Job(
+        return job_api.Job(
             hold=name_record(hold),
             payer=name_account(state.payer),
             payee=name_account(state.payee),
@@ -384,7 +384,7 @@ class LedgerViews:
             reclaim_seconds_left=self._member.running_clock.compute_seconds_left(state.request),
             end_epoch=state.end_epoch,
             disputes=[
-                api.Dispute(
+                job_api.Dispute(
                     record=name_record(record),
                     by="payer" if dispute.account == state.payer else "payee",
                     account=name_account(dispute.account),

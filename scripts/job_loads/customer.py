@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from node.errors import UserError
 from node.wallet.calling import Connections
-from node.wallet.job_records import WalletJob, load_job
-from node.wallet.job_spec import read_job_file
+from node.wallet.job_records import WalletJob, list_jobs, load_job
+from node.wallet.job_spec import JobSpec, read_job_file
 from node.wallet.job_turns import leave_note
-from node.wallet.jobs import open_job, plan_job
+from node.wallet.jobs import Choice, open_job, plan_job
+from node.wallet.offers import read_offers
 from node.wallet.running import Watcher, go_on, run_to_end
 from node.wallet.wallet import Wallet
 from protocol.metering import JobState
@@ -41,12 +42,9 @@ class Customer:
     def run(self, folder: Path, number: int) -> dict[str, object]:
         """One job to its end; what is to be written down of it."""
         end = draw_end(self._random)
-        path = write_job(folder, number, end, self._random)
+        needs = read_job_file(write_job(folder, number, end, self._random))
         started = time.monotonic()
-        job = self._open(path)
-        watcher = Watcher(look=self._cancel if end is JobState.CANCELLED else lambda _: None)
-        self._insist(lambda: run_to_end(self._wallet, self._key, job, self._connect, watcher), job, watcher)
-        job = load_job(self._wallet, job.job_id)
+        job = self._insist(needs, Watcher(look=self._cancel if end is JobState.CANCELLED else lambda _: None))
         receipt = job.decode_receipt(self._wallet)
         return {
             "job": job.job_id,
@@ -60,33 +58,32 @@ class Customer:
             "seconds": round(time.monotonic() - started, 2),
         }
 
-    def _open(self, path: Path) -> WalletJob:
-        """A quote from whoever has room; machines are busy, and agents dead, now and then."""
-        needs = read_job_file(path)
+    def _insist(self, needs: JobSpec, watcher: Watcher) -> WalletJob:
+        """A job that is over. Machines are busy, and agents and nodes dead, now and then: what was paid for is followed
+        to its end, what never was is asked for anew.
+        """
         deadline = time.monotonic() + PATIENCE_SECONDS
+        job: WalletJob | None = None
         while True:
             try:
-                return open_job(self._wallet, plan_job(self._wallet, needs), self._connect)
-            except UserError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(self._random.uniform(0.2, 2))
-
-    def _insist(self, begin: object, job: WalletJob, watcher: Watcher) -> None:
-        """Follow the job to its end, however often a node goes away meanwhile."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        step = begin
-        while True:
-            try:
-                assert callable(step)
-                step()
-                return
+                if job is None:
+                    job = open_job(self._wallet, plan_job(self._wallet, needs, self._choose()), self._connect)
+                    run_to_end(self._wallet, self._key, job, self._connect, watcher)
+                else:
+                    go_on(self._wallet, job.job_id, self._connect, watcher)
+                return load_job(self._wallet, job.job_id)
             except UserError as error:
                 if time.monotonic() > deadline:
                     raise
-                print(f"job {job.job_id}: {error}", file=sys.stderr, flush=True)
-                time.sleep(self._random.uniform(0.5, 2))
-                step = lambda: go_on(self._wallet, job.job_id, self._connect, watcher)  # noqa: E731  # the next try
+                print(f"{time.time():.1f} job {job.job_id if job else '-'}: {error}", file=sys.stderr, flush=True)
+                time.sleep(self._random.uniform(0.2, 2))
+            if job is not None and all(kept.job_id != job.job_id for kept in list_jobs(self._wallet)):
+                job = None
+
+    def _choose(self) -> Choice:
+        """Any machine, so that none stands idle because another one is cheaper."""
+        machines = sorted({offer.machine for offer in read_offers(self._wallet)})
+        return Choice(self._random.choice(machines) if machines else "")
 
     def _cancel(self, job: WalletJob) -> None:
         if job.state == JobState.RUNNING:

@@ -20,7 +20,7 @@ class Device(NamedTuple):
     """What a donor's offer calls it."""
     tflops: float
     bandwidth_gb_per_second: float
-    memory_gb: float
+    memory_gb: int
 
     @property
     def weight(self) -> int:

@@ -9,7 +9,7 @@ from node.wallet.job_spec import JOB_CLASS_DEFAULT
 from protocol.charter import Charter
 from protocol.limits import INTEGER_MAX
 from protocol.metering import REFUND_TABLE_VERSION, WALL_SECONDS_MAX, compute_charge
-from protocol.quotes import Offer, Quote, QuoteRequest, check_request_fits, compute_rate, decode_offer
+from protocol.quotes import Offer, OfferedGpu, Quote, QuoteRequest, check_request_fits, compute_rate, decode_offer
 from scripts.replays.assumptions import Assumptions
 from scripts.replays.devices import find_device
 from scripts.replays.ledger import Party
@@ -43,7 +43,7 @@ class Donor:
             memory_bytes=traced.memory_bytes,
             disk_bytes=DISK_BYTES,
             is_disk_in_memory=0,
-            gpus=(device.name,) * traced.gpus,
+            gpus=(OfferedGpu(device.name, device.memory_gb),) * traced.gpus,
             weight=device.weight,
             runtimes=(),
             job_classes=(JOB_CLASS_DEFAULT,),

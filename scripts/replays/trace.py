@@ -17,7 +17,7 @@ from typing import IO, NamedTuple, TypeVar
 
 from node.errors import UserError
 from protocol.metering import GPUS_MAX
-from protocol.quotes import GPU_NAMES_MAX
+from protocol.quotes import OFFERED_GPUS_MAX
 from scripts.replays.devices import find_device
 
 DURATION_SECONDS_MAX = 366 * 24 * 3600
@@ -134,7 +134,7 @@ def _read_machine(row: dict[str, str]) -> TracedMachine:
         _read_name(row, "sn"),
         _read_count(row, "cpu_milli", 1000, 10**8) // 1000,
         _read_count(row, "memory_mib", 1024, 2**30) << 20,
-        _read_count(row, "gpu", 0, GPU_NAMES_MAX),
+        _read_count(row, "gpu", 0, OFFERED_GPUS_MAX),
         row["model"],
     )
 

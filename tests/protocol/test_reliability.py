@@ -15,9 +15,11 @@ from protocol.records import Draw, Record, Settle
 from protocol.reliability import (
     HALF_LIFE_EPOCHS,
     JOB_WEIGHT,
+    PAYER_WEIGHT_MAX,
     PRIOR_SCORE,
     SCORE_MAX,
     Reliability,
+    _bound_weights,
     compute_job_weight,
     compute_reliability,
     compute_score,
@@ -124,6 +126,34 @@ def test_a_reclaimed_job_that_is_disputed_is_broken_once():
     jobs = Jobs()
     jobs.dispute(jobs.reclaim())
     assert jobs.read().score == 333
+
+
+def test_one_payer_neither_makes_nor_ruins_a_name():
+    friend, foe = Jobs(), Jobs()
+    for _ in range(5):
+        friend.settle()
+        foe.reclaim()
+    assert friend.read().kept_weight == foe.read().broken_weight == PAYER_WEIGHT_MAX
+    assert (friend.read().score, foe.read().score) == (833, 166)
+    friend.reclaim()
+    assert friend.read().score == 722, "in the proportion of what was kept and broken"
+
+
+def test_a_payer_for_whom_nobody_vouches_is_counted_and_not_weighed():
+    jobs = Jobs()
+    hold = jobs.settle()
+    jobs.ledger.enrolments.clear()
+    found = jobs.read()
+    assert (found.settled, found.score) == (1, PRIOR_SCORE)
+    jobs.dispute(hold)
+    assert (jobs.read().disputed_by_payer, jobs.read().score) == (1, PRIOR_SCORE)
+
+
+@given(WEIGHTS, WEIGHTS, WEIGHTS)
+def test_more_of_a_payers_jobs_never_count_less(kept, broken, more):
+    before, after = _bound_weights(kept, broken), _bound_weights(kept + more, broken)
+    assert sum(before) <= PAYER_WEIGHT_MAX
+    assert compute_score(*after) >= compute_score(*before)
 
 
 def test_an_open_job_that_its_payer_disputes_is_broken():

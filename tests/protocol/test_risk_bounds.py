@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 from protocol import countersigning, metering
 from protocol.countersigning import CLOCK_SLACK_MS, PayersMeter
 from protocol.errors import InvalidInput
+from protocol.identifiers import compute_voucher_id
 from protocol.metering import CHARGED_STATES, END_STATES, JobState, Rate, Tick, Voucher, compute_charge, sign_tick
 from protocol.quotes import JobReceipt, Quote
 from protocol.signatures import is_valid_signature
@@ -71,7 +72,7 @@ class Hold:
 
 
 def name(voucher: Voucher) -> bytes:
-    return metering.compute_voucher_id(FEDERATION, voucher.hold, voucher.sequence, voucher.amount)
+    return compute_voucher_id(FEDERATION, voucher.hold, voucher.sequence, voucher.amount)
 
 
 def sign_again(tick: Tick) -> Tick:
@@ -288,12 +289,15 @@ class HonestDonor(RuleBasedStateMachine):
     def last(self) -> Tick | None:
         return self.ticks[-1] if self.ticks else None
 
+    def has_ended(self) -> bool:
+        return self.end_state is not None
+
     @precondition(lambda self: self.end_state is None)
     @rule(seconds=pauses)
     def work(self, seconds: int) -> None:
         """Second by second, as the agent's timer goes: a tick falls due every tick length."""
         for _ in range(seconds):
-            if self.end_state is not None:
+            if self.has_ended():
                 return
             self.now += 1
             self.worked_ms += 0 if self.is_suspended else 1000
@@ -301,7 +305,7 @@ class HonestDonor(RuleBasedStateMachine):
             if not self.until_tick:
                 self.until_tick = TICK_SECONDS
                 self.fall_due()
-            if self.end_state is None and self.worked_ms >= WALL_SECONDS * 1000:
+            if not self.has_ended() and self.worked_ms >= WALL_SECONDS * 1000:
                 self.finish(JobState.WALLTIME)
 
     def fall_due(self) -> None:
@@ -490,7 +494,9 @@ def list_faults() -> list[Any]:
 @pytest.mark.parametrize(("owner", "function", "number", "machine"), list_faults())
 def test_no_check_can_be_left_out(monkeypatch, owner, function, number, machine):
     tree = read_tree(owner, function)
-    changed = ast.fix_missing_locations(WithoutCondition(find_conditions(tree)[number]).visit(tree))
+    changed = WithoutCondition(find_conditions(tree)[number]).visit(tree)
+    assert isinstance(changed, ast.Module)
+    ast.fix_missing_locations(changed)
     module = metering if owner is metering else countersigning
     names = dict(vars(module))
     exec(compile(changed, "planted", "exec"), names)

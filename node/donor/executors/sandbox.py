@@ -69,6 +69,13 @@ def find_missing_tools() -> list[str]:
     return sorted({package for tool, package in needed.items() if shutil.which(tool) is None})
 
 
+def compute_group_prefix(directory: Path) -> str:
+    """How the names of a sandbox's control groups begin. Those of all agents of a machine lie side by side; the
+    directory tells whose they are.
+    """
+    return f"allmende-{hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:12]}-"
+
+
 class Sandbox:
     """The executor that runs jobs on this machine. `directory` is its own; nothing else may lie there.
 
@@ -94,8 +101,7 @@ class Sandbox:
         self._is_swept = False
         self._is_image_possible = False
         self._lock: int | None = None
-        # Groups of all agents of this machine lie side by side; the directory tells which are ours.
-        self._group_prefix = f"allmende-{hashlib.sha256(os.fsencode(self._directory)).hexdigest()[:12]}-"
+        self._group_prefix = compute_group_prefix(directory)
 
     @property
     def is_disk_in_memory(self) -> bool:

@@ -15,7 +15,6 @@ import logging
 import math
 import os
 import secrets
-import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -43,7 +42,7 @@ from node.donor.executors.slurm_commands import (
     SlurmSilent,
     insist,
 )
-from node.donor.executors.slurm_files import JobFolder, JobNote
+from node.donor.executors.slurm_files import JobFolder, JobNote, TooMany
 from node.donor.executors.slurm_script import build_files, build_script, build_submission
 from node.donor.executors.slurm_settings import SlurmSettings
 from node.errors import UserError
@@ -172,7 +171,7 @@ class SlurmExecutor:
             self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
             for path in self._directory.iterdir():
                 if path.is_dir() and JobFolder(path).load_note() is None:
-                    shutil.rmtree(path)
+                    JobFolder(path).remove()
         except OSError as error:
             raise UserError(f"the shared directory {self._directory} can't be used: {error}") from None
 
@@ -376,7 +375,11 @@ class SlurmExecutor:
     async def _check_disk(self, job: SlurmJob) -> None:
         try:
             taken = await trio.to_thread.run_sync(job.folder.measure_work_bytes)
-        except OSError:
+        except OSError:  # the file system does not answer well
+            return
+        except TooMany:
+            log.warning("a job keeps more files than can be counted, or closed folders: it is ended")
+            job.end("killed")
             return
         if taken > job.limits.disk_bytes:
             log.warning("a job keeps %d bytes of %d: it is ended", taken, job.limits.disk_bytes)

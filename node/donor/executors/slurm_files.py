@@ -16,8 +16,9 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -29,8 +30,16 @@ from protocol.conversation import CHECKPOINT_NAME, OUTPUT_NAME
 
 LOG_BYTES_MAX = 1 << 20
 _COPY_TRIES = 3
-_ENTRIES_MAX = 100_000
+_ENTRIES_MAX = 1_000_000
+"""Files and folders of one job; each costs the shared file system as much as a small file."""
+_CHECKPOINT_ENTRIES_MAX = 20_000
+_DEPTH_MAX = 100
+"""Folders within folders: each costs an open file while it is looked at."""
 _READ_BYTES = 1 << 16
+
+
+class TooMany(Exception):
+    """A folder that can't be looked at as a whole: too many files, folders within folders, or closed ones."""
 
 
 class JobNote(msgspec.Struct):
@@ -115,9 +124,12 @@ class JobFolder:
             return b""
 
     def measure_work_bytes(self) -> int:
-        """What the work directory holds. Sparse files count as what they take."""
-        with _opened(self.work) as work:
-            return sum(512 * status.st_blocks for _, status in _iterate_files(work))
+        """What the work directory holds. Sparse files count as what they take. Raises: OSError, TooMany."""
+        try:
+            with _opened(self.work) as work:
+                return sum(512 * status.st_blocks for _, status in _iterate_files(work, _ENTRIES_MAX))
+        except PermissionError:  # the job closed a folder, which it can open again for itself
+            raise TooMany from None
 
     def copy_checkpoint(self, target: Path, bytes_max: int) -> bool:
         """Copy the folder `checkpoint`; True if it did not change meanwhile. Several tries are made."""
@@ -129,7 +141,7 @@ class JobFolder:
                     before = _take_fingerprint(source)
                     copied = copy_tree(source, copy, bytes_max)
                     after = _take_fingerprint(source)
-            except OSError:  # there is none, or it was replaced while we looked
+            except (OSError, TooMany):  # there is none, or it was replaced while we looked
                 return False
             if copied.left_out or not copied.files:
                 return False
@@ -145,14 +157,15 @@ class JobFolder:
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir(mode=0o700)
         left_out = 0
-        with _opened(self.work) as work:
+        with ExitStack() as opened:
             try:
-                with _opened(OUTPUT_NAME, work) as source, _opened(output) as target:
-                    left_out = copy_tree(source, target, bytes_max).left_out
-            except NotADirectoryError:
-                left_out = 1  # the job put something else in its place
+                source = opened.enter_context(_opened(OUTPUT_NAME, opened.enter_context(_opened(self.work))))
             except FileNotFoundError:
-                left_out = 0
+                pass
+            except OSError:
+                left_out = 1  # the job put something else in its place, or lets nobody look into it
+            else:
+                left_out = copy_tree(source, opened.enter_context(_opened(output)), bytes_max).left_out
         log.unlink(missing_ok=True)
         bounded = BoundedLog(log, LOG_BYTES_MAX)
         try:
@@ -164,9 +177,16 @@ class JobFolder:
         return output, left_out, log
 
     def remove(self) -> None:
-        """Remove everything; repeating it does nothing."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
+        """Remove everything; repeating it does nothing. Raises: OSError.
+
+        By the system's commands: Python's own goes down only as deep as it can call itself, and not into what the job
+        has closed.
+        """
+        for command in (("rm", "-rf"), ("chmod", "-R", "u+rwX"), ("rm", "-rf")):
+            subprocess.run([*command, "--", str(self.path)], capture_output=True, check=False)
+            if not self.path.exists():
+                return
+        raise OSError(0, f"{self.path} can't be removed")
 
 
 @contextmanager
@@ -188,24 +208,44 @@ def _measure(path: Path) -> int:
         return 0
 
 
-def _iterate_files(directory: int) -> Iterator[tuple[str, os.stat_result]]:
-    """Names and states of everything below, without following a link; no more than a bounded number."""
+def _iterate_files(directory: int, entries_max: int) -> Iterator[tuple[str, os.stat_result]]:
+    """Names and states of everything below, in order, without following a link.
+
+    Raises: OSError; TooMany, instead of leaving out what a job has hidden behind a million empty files, or deep down.
+    """
     entries = 0
-    for above, folders, names, opened in os.fwalk(".", dir_fd=directory, follow_symlinks=False):
-        for name in sorted((*folders, *names)):
-            entries += 1
-            if entries > _ENTRIES_MAX:
-                return
+
+    def walk(opened: int, above: str, depth: int) -> Iterator[tuple[str, os.stat_result]]:
+        nonlocal entries
+        names = []
+        with os.scandir(opened) as listing:
+            for found in listing:
+                entries += 1
+                if entries > entries_max:
+                    raise TooMany
+                names.append(found.name)
+        for name in sorted(names):
             try:
-                yield f"{above}/{name}", os.stat(name, dir_fd=opened, follow_symlinks=False)
-            except OSError:  # it was removed meanwhile
+                status = os.stat(name, dir_fd=opened, follow_symlinks=False)
+            except FileNotFoundError:  # it was removed meanwhile
                 continue
+            yield f"{above}{name}", status
+            if stat.S_ISDIR(status.st_mode):
+                if depth == _DEPTH_MAX:
+                    raise TooMany
+                try:
+                    with _opened(name, opened) as below:
+                        yield from walk(below, f"{above}{name}/", depth + 1)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+
+    yield from walk(directory, "", 0)
 
 
 def _take_fingerprint(directory: int) -> list[tuple[str, int, int, int, int]]:
     """What differs when anything below was written, moved or replaced."""
     return [
         (name, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        for name, status in sorted(_iterate_files(directory), key=lambda found: found[0])
+        for name, status in _iterate_files(directory, _CHECKPOINT_ENTRIES_MAX)
         if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
     ]

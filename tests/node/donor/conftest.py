@@ -20,7 +20,7 @@ import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node import api
+from node import api, job_api
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
 from node.cli import run
@@ -248,7 +248,7 @@ class FakeNode:
         head = self.replica.ledger.heads.get(hold_scope(hold))
         state = self.replica.ledger.holds[hold]
         ended_by = encode_address(AddressKind.RECORD, head.record) if head else None
-        return api.Job(hold_id, "", "", "", 1, state.amount, state.paid, "HELD", "", None, ended_by)
+        return job_api.Job(hold_id, "", "", "", 1, state.amount, state.paid, "HELD", "", None, ended_by)
 
     def post_unlock(self, request, wait=0):
         attempt = decode_unlock_request(request).attempt
@@ -263,7 +263,7 @@ class FakeNode:
     def put_offer(self, encoded):
         offer = decode_offer(self.charter, encoded)
         with self.changed:
-            self.offers[offer.donor_key] = api.Offer("", encoded, offer.valid_until)
+            self.offers[offer.donor_key] = job_api.Offer("", encoded, offer.valid_until)
             self.changed.notify_all()
 
     def get_offers(self):
@@ -276,7 +276,7 @@ class FakeNode:
         assert len(content) <= api.MESSAGE_BYTES_MAX
         with self.changed:
             self.posted += 1
-            self.mailboxes.setdefault(mailbox, []).append(api.Message(self.posted, content))
+            self.mailboxes.setdefault(mailbox, []).append(job_api.Message(self.posted, content))
             self.changed.notify_all()
             return self.posted
 

@@ -14,7 +14,7 @@ import trio
 
 from node.donor.executors import cgroups
 from node.donor.executors.executor import JobCommand, Limits, Outcome
-from node.donor.executors.sandbox import Sandbox
+from node.donor.executors.sandbox import Sandbox, compute_group_prefix
 
 MEBIBYTE = 1 << 20
 ORDINARY_USER = 64_123  # nobody's; only the process that plays the ordinary user's agent has it
@@ -150,7 +150,7 @@ def find_traces(home: Path) -> list[str]:
     traces = [line for line in Path("/proc/mounts").read_text().splitlines() if str(home) in line]
     for path in Path("/sys/block").glob("loop*/loop/backing_file"):
         traces += [str(path)] if str(home) in path.read_text() else []
-    prefix = Sandbox(home / "jobs")._group_prefix
+    prefix = compute_group_prefix(home / "jobs")
     for tree in cgroups.open_trees():
         traces += [str(path) for path in tree.parent.glob(f"{prefix}*")]
     return traces

@@ -22,7 +22,8 @@ steps = st.lists(st.tuples(st.sampled_from("abcde"), st.none() | requests), max_
 
 @given(steps, st.booleans())
 def test_no_part_of_the_machine_is_given_twice(steps, is_disk_in_memory):
-    machine, having = Machine(lambda: LENT, lambda: is_disk_in_memory), {}
+    machine = Machine(lambda: LENT, lambda: is_disk_in_memory)
+    having: dict[str, QuoteRequest] = {}
     for name, request in steps:
         if request is None:
             machine.give_back(name)

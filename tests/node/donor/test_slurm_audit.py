@@ -11,7 +11,7 @@ import pytest
 import trio
 from click.testing import CliRunner
 
-from node import api
+from node import job_api
 from node.addresses import Kind, decode_address, encode_address
 from node.cli_audit import audit
 from node.config import Federation, encode_json, make_home
@@ -181,12 +181,12 @@ class Ledger:
     def __init__(self, donor: str, paid: dict[bytes, int | None]) -> None:
         self._donor, self._paid = donor, paid
 
-    def get_job(self, address: str) -> api.Job:
+    def get_job(self, address: str) -> job_api.Job:
         paid = self._paid.get(decode_address(Kind.RECORD, address))
         payee = "another" if paid is None else self._donor
-        return api.Job(address, "", payee, "", 1, 0, paid, "SETTLED", "", None)
+        return job_api.Job(address, "", payee, "", 1, 0, paid, "SETTLED", "", None)
 
-    def get_jobs(self) -> list[api.Job]:
+    def get_jobs(self) -> list[job_api.Job]:
         return [self.get_job(encode_address(Kind.RECORD, hold)) for hold in self._paid]
 
 

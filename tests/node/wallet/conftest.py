@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import pytest
 
-from node import api
+from node import api, job_api
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
 from node.cli import run
@@ -258,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
         federation = self.server.federation
         ledger = federation.replica.ledger
         state, end = ledger.holds[hold], ledger.heads.get(hold_scope(hold))
-        return api.Job(
+        return job_api.Job(
             _text(AddressKind.RECORD, hold),
             _text(AddressKind.ACCOUNT, state.payer),
             _text(AddressKind.ACCOUNT, state.payee),
@@ -274,7 +274,9 @@ class _Handler(BaseHTTPRequestHandler):
             _text(AddressKind.RECORD, state.request) if state.request else None,
             federation.compute_seconds_left(state.request),
             disputes=[
-                api.Dispute(_text(AddressKind.RECORD, record), "payer", "", "", dispute.evidence.hex(), dispute.epoch)
+                job_api.Dispute(
+                    _text(AddressKind.RECORD, record), "payer", "", "", dispute.evidence.hex(), dispute.epoch
+                )
                 for record, dispute in ledger.disputes.get(hold, {}).items()
             ],
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node import api
+from node import job_api
 from node.bundles import compute_digest, list_bundle, pack_bundle
 from node.sealing import open_sealed, seal, seal_public_key
 from protocol.conversation import (
@@ -34,6 +35,8 @@ from protocol.receipts import verify_receipt
 from protocol.records import NONE, Kind, RecordDraft, Settle, Sponsor, hold_scope, sign_record
 
 TICK_MS = 2_000
+
+Act = str | tuple[JobState, dict[str, bytes] | Callable[..., dict[str, bytes]], dict[str, bytes]]
 
 
 def read_files(bundle):
@@ -96,12 +99,16 @@ class Conversation:
         self.stage, self.player = stage, player
         context = compute_seal_context(b"inbox", compute_inbox_name(player.account))
         self.request = decode_quote_request(stage.wallet.charter, open_sealed(player.seal_seed, content, context))
-        self.said, self.heard, self.ticks, self.vouchers = 0, [], [], []
-        self.receipt = self.quote = self.hold = None
+        self.said, self.heard, self.ticks = 0, [], []
+        self.vouchers: list[tuple[int, int, bytes]] = []
+        self.receipt: JobReceipt | None = None
+        self.hold = NONE
         self.act = player.take_act()
-        if self.act == "refuse":
-            self.say(Refused("busy"))
-            return
+        self.quote = self.make_quote()
+        self.say(Refused("busy") if self.act == "refuse" else Quoted(self.quote.encode()))
+
+    def make_quote(self):
+        stage, player = self.stage, self.player
         rate = compute_rate(player.offer, self.request)
         seconds = self.request.wall_seconds
         quote = Quote(
@@ -118,8 +125,7 @@ class Conversation:
             valid_until=stage.wallet.now() + 300,
             signature=b"",
         )
-        self.quote = quote.sign(stage.federation_id, player.key)
-        self.say(Quoted(self.quote.encode()))
+        return quote.sign(stage.federation_id, player.key)
 
     def say(self, message):
         mailbox = self.request.mailbox_to_wallet
@@ -133,10 +139,10 @@ class Conversation:
         message = decode_envelope(self.stage.federation_id, self.request.meter_key, mailbox, envelope)[1]
         self.heard.append(type(message))
         match message:
-            case Start() if self.hold is None:
+            case Start() if not self.hold:
                 self.begin(message)
             case VoucherGiven():
-                self.vouchers.append(tuple(message))
+                self.vouchers.append((message.sequence, message.amount, message.signature))
                 self.end()
             case Cancel() if self.receipt is None:
                 self.act = (JobState.CANCELLED, {}, {})
@@ -194,9 +200,10 @@ class Conversation:
         self.say(Result(self.receipt.encode(), ""))
 
     def settle(self):
+        assert self.receipt is not None, "only a receipt is agreed to"
         amount_max = self.quote.amount_max if self.player.is_greedy else self.receipt.amount
-        best = max(voucher for voucher in self.vouchers if voucher[1] <= amount_max)
-        body = Settle(*best, NONE, 0, self.receipt.compute_id(self.stage.federation_id))
+        sequence, amount, signature = max(voucher for voucher in self.vouchers if voucher[1] <= amount_max)
+        body = Settle(sequence, amount, signature, NONE, 0, self.receipt.compute_id(self.stage.federation_id))
         draft = RecordDraft(Kind.SETTLE, 1, hold_scope(self.hold), 0, NONE, body, (self.player.public_key,))
         record = sign_record(self.stage.federation_id, draft, [self.player.key])
         with self.stage.federation.lock:
@@ -224,10 +231,10 @@ class Stage:
 
     def post(self, mailbox, content):
         self.sequence += 1
-        self.mailboxes.setdefault(mailbox, []).append(api.Message(self.sequence, content))
+        self.mailboxes.setdefault(mailbox, []).append(job_api.Message(self.sequence, content))
 
     def get_offers(self):
-        return [api.Offer("", player.offer.encode(), player.offer.valid_until) for player in self.players]
+        return [job_api.Offer("", player.offer.encode(), player.offer.valid_until) for player in self.players]
 
     def post_message(self, mailbox, content):
         for player in self.players:

@@ -7,7 +7,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node import api
+from node import job_api
 from node.sealing import open_sealed, seal, seal_public_key
 from protocol.conversation import (
     Quoted,
@@ -73,7 +73,7 @@ class ScriptedDonor:
     # what the client does
 
     def get_offers(self):
-        return [api.Offer("", offer.encode(), offer.valid_until) for offer in self.offers]
+        return [job_api.Offer("", offer.encode(), offer.valid_until) for offer in self.offers]
 
     def post_message(self, mailbox, content):
         if mailbox == compute_inbox_name(self.account):
@@ -98,7 +98,7 @@ class ScriptedDonor:
 
     def post(self, content):
         self.sequence += 1
-        self.mailboxes.setdefault(self.request.mailbox_to_wallet, []).append(api.Message(self.sequence, content))
+        self.mailboxes.setdefault(self.request.mailbox_to_wallet, []).append(job_api.Message(self.sequence, content))
 
     def say(self, message, key=DONOR):
         mailbox = self.request.mailbox_to_wallet

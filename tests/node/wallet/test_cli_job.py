@@ -8,9 +8,10 @@ from node.wallet.job_records import list_jobs
 from node.wallet.job_turns import NOTE_NAME, take_turn
 from node.wallet.jobs import hold_job, open_job, plan_job, start_job
 from protocol.metering import JobState
+from tests.node.wallet.played_donors import Act
 
-DONE = (JobState.DONE, {"answer": b"42\n"}, {})
-FAILED = (JobState.DONOR_FAILED, {}, {})
+DONE: Act = (JobState.DONE, {"answer": b"42\n"}, {})
+FAILED: Act = (JobState.DONOR_FAILED, {}, {})
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hashlib import sha256
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node import api
+from node import job_api
 from node.bundles import pack_bundle
 from node.errors import Unreachable, UserError
 from node.sealing import seal
@@ -26,7 +26,8 @@ class HomeNode:
     """The wallet's own node: answers ticks by the rules that all speakers keep, at the test's word."""
 
     def __init__(self, donor):
-        self.donor, self.order, self.calls = donor, None, []
+        self.donor, self.calls = donor, []
+        self.order: job_api.MeteringOrder | None = None
         self.fail = lambda call: None
         self.is_active = False
         self.returned = None
@@ -60,8 +61,9 @@ class HomeNode:
         return answer
 
     def describe(self):
+        assert self.order is not None
         last, saved = (tick.encode() if tick else b"" for tick in (self.meter.last, self.meter.checkpoint))
-        return api.Metered(
+        return job_api.Metered(
             self.order.turn, self.is_active, "RUNNING", self.sent, last, saved, self.receipt, "", "", b""
         )
 

@@ -169,9 +169,10 @@ def test_a_hold_that_lost_its_slot_to_another_machine_is_signed_anew_and_only_on
         hold_job(wallet, wallet.unlock(None), job, spec)
     (lost,) = wallet.journal.history()
     lot = next(iter(read_lots(wallet.client.get_account(wallet.address))))
+    key = wallet.unlock(None)  # it asks the node, so before the lock that the node needs
     with federation.lock:
         body = Transfer((Output(DONOR_PUBLIC, *lot, 1),), "elsewhere")
-        federation.sign(Kind.TRANSFER, wallet.account, body, keys=[wallet.unlock(None)])
+        federation.sign(Kind.TRANSFER, wallet.account, body, keys=[key])
     node.fault = lambda method, path: None
     hold_job(wallet, wallet.unlock(None), job, spec)
     assert wallet.journal.find(lost.record_id).state is State.REJECTED

@@ -17,10 +17,17 @@ from node.wallet.retrying import compute_spent, list_runs, plan_retry
 from node.wallet.running import Watcher, cancel_job, go_on, open_retry, retry_to_end, run_to_end
 from protocol.conversation import Cancel, Start
 from protocol.metering import JobState
+from tests.node.wallet.played_donors import Act
 
-DONE = (JobState.DONE, {"answer": b"42\n"}, {})
-FAILED = (JobState.DONOR_FAILED, {}, {})
-SAVED = (JobState.EVICTED, {}, {"state": b"epoch 7"})
+DONE: Act = (JobState.DONE, {"answer": b"42\n"}, {})
+FAILED: Act = (JobState.DONOR_FAILED, {}, {})
+SAVED: Act = (JobState.EVICTED, {}, {"state": b"epoch 7"})
+
+
+def get_end(wallet, job):
+    receipt = job.decode_receipt(wallet)
+    assert receipt is not None
+    return receipt.state
 
 
 @pytest.fixture
@@ -87,11 +94,12 @@ def test_an_evicted_job_goes_on_elsewhere_from_its_checkpoint_for_what_is_left_o
     other = stage.add("other", DONE)
     last = start()
     first, second = list_runs(wallet, last)
-    assert (first.decode_receipt(wallet).state, second.decode_receipt(wallet).state) == ("EVICTED", "DONE")
+    assert (get_end(wallet, first), get_end(wallet, second)) == ("EVICTED", "DONE")
     assert "work/checkpoint/state" not in owner.inputs[0]
     assert other.inputs[0].pop("work/checkpoint/state") == b"epoch 7"
     assert other.inputs == owner.inputs
     assert second.decode_quote(wallet).wall_seconds == 98, "two seconds of 100 are saved"
+    assert first.needs is not None
     assert first.needs.amount_max == 6250
     assert first.paid + second.decode_quote(wallet).amount_max <= first.needs.amount_max
     assert unpack_checkpoint(wallet, first, tmp_path / "kept") == 1
@@ -148,8 +156,9 @@ def test_without_another_donor_the_job_ends_and_can_be_gone_on_with_by_hand_late
 def test_a_hold_that_is_open_counts_in_full_against_what_another_run_may_take(stage, wallet, write_job):
     stage.add("silent", "wait")
     stage.add("other", DONE)
-    job = open_job(wallet, plan_job(wallet, write_job(max_credits=7)), lambda _: stage)
-    hold_job(wallet, wallet.unlock(None), job, job.needs)
+    spec = write_job(max_credits=7)
+    job = open_job(wallet, plan_job(wallet, spec), lambda _: stage)
+    hold_job(wallet, wallet.unlock(None), job, spec)
     plan = plan_retry(wallet, job, ANY_MACHINE)
     assert plan.amount_max <= 7000 - 6250
     spec = write_job()
@@ -163,15 +172,16 @@ def test_a_hold_that_is_open_counts_in_full_against_what_another_run_may_take(st
 def waiting(stage, wallet, write_job):
     """A job that was started and that no command follows."""
     stage.add("bench", "wait")
-    job = open_job(wallet, plan_job(wallet, write_job()), lambda _: stage)
-    hold_job(wallet, wallet.unlock(None), job, job.needs)
+    spec = write_job()
+    job = open_job(wallet, plan_job(wallet, spec), lambda _: stage)
+    hold_job(wallet, wallet.unlock(None), job, spec)
     start_job(wallet, job, lambda _: stage)
     return job
 
 
 def test_a_job_that_nobody_follows_is_cancelled_and_seen_to_its_end(stage, wallet, waiting, watcher):
     ended = cancel_job(wallet, waiting.job_id, "enough", lambda _: stage, watcher)
-    assert ended.decode_receipt(wallet).state is JobState.CANCELLED
+    assert get_end(wallet, ended) is JobState.CANCELLED
     assert ended.state == "SETTLED"
     assert not get_inputs_path(wallet, waiting).exists()
 
@@ -185,13 +195,14 @@ def test_a_cancel_reaches_the_donor_through_the_command_that_follows_the_job(sta
 
     ended = go_on(wallet, waiting.job_id, lambda _: stage, Watcher(tell=told.append, look=look))
     assert stage.conversations[0].heard.count(Cancel) == 1
-    assert ended.decode_receipt(wallet).state is JobState.CANCELLED
+    assert get_end(wallet, ended) is JobState.CANCELLED
 
 
 def test_a_job_that_was_paid_and_never_started_is_started_to_be_cancelled(stage, wallet, write_job, watcher):
     stage.add("bench", "wait")
-    job = open_job(wallet, plan_job(wallet, write_job()), lambda _: stage)
-    hold_job(wallet, wallet.unlock(None), job, job.needs)
+    spec = write_job()
+    job = open_job(wallet, plan_job(wallet, spec), lambda _: stage)
+    hold_job(wallet, wallet.unlock(None), job, spec)
     ended = cancel_job(wallet, job.job_id, "", lambda _: stage, watcher)
     assert stage.conversations[0].heard[:2] == [Start, Cancel]
     assert ended.state == "SETTLED"

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import trio
 
-from node import api
+from node import job_api
 from node.client import NodeClient
 from node.errors import Refused, Unreachable, UserError
 from node.metering_agent import MeteringAgent
@@ -81,7 +81,7 @@ class Job:
         return self
 
     def make_order(self, **changes):
-        order = api.MeteringOrder(
+        order = job_api.MeteringOrder(
             turn=1,
             offer=self.offer.encode(),
             request=self.request.encode(),
@@ -131,7 +131,7 @@ class DonorsNode:
 
     def __init__(self, job, letters, blobs=(), step=lambda name: None):
         self.job, self.blobs, self.step = job, {sha256(blob).digest() for blob in blobs}, step
-        self.letters = [api.Message(number + 1, job.seal(letter)) for number, letter in enumerate(letters)]
+        self.letters = [job_api.Message(number + 1, job.seal(letter)) for number, letter in enumerate(letters)]
 
     def close(self):
         pass
@@ -251,7 +251,7 @@ async def test_nothing_is_signed_above_the_orders_limit(job, make_agent, autojum
 async def test_letters_of_others_are_ignored(job, make_agent, autojump_clock):
     donors_node = DonorsNode(job, [job.tick(30_000)])
     forged = job.seal(job.tick(60_000), key=job.federation.person_key)
-    donors_node.letters += [api.Message(2, forged), api.Message(3, b"junk")]
+    donors_node.letters += [job_api.Message(2, forged), job_api.Message(3, b"junk")]
     agent, store = make_agent(donors_node)
     await follow(agent, store, lambda found: found.after == 3, job.make_order())
     assert [voucher.sequence for voucher in donors_node.get_heard(VoucherGiven)] == [1]
@@ -324,10 +324,11 @@ async def test_a_job_that_is_given_back_is_not_spoken_for_any_more_and_may_be_ha
         assert (back.is_active, back.sent, back.last) == (False, 3, job.ticks[0].encode())
         assert await agent.give_back(TICKET, 1) == back
         assert not agent.accept(order).is_active  # a late repetition changes nothing
-        donors_node.letters.append(api.Message(2, job.seal(job.tick(60_000))))
+        donors_node.letters.append(job_api.Message(2, job.seal(job.tick(60_000))))
         await trio.sleep(120)
         assert len(job.heard) == 1
         kept = load(store, TICKET)
+        assert kept is not None
         assert (kept.order.meter_seed, kept.order.seal_seed) == (b"", b"")
         with pytest.raises(Rejected, match="handed over"):
             await agent.give_back(TICKET, 2)
@@ -346,7 +347,7 @@ async def test_the_keys_are_dropped_when_the_hold_has_ended(job, make_agent, mon
     await follow(agent, store, lambda found: found.after, job.make_order())
     federation = job.federation
     voucher = donors_node.get_heard(VoucherGiven)[0]
-    body = Settle(*voucher, b"", 0, b"")
+    body = Settle(voucher.sequence, voucher.amount, voucher.signature, b"", 0, b"")
     settle = federation.sign(Kind.SETTLE, hold_scope(job.hold.id), 0, b"", body, federation.donor_key)
     await job.node.make_final(settle)
     agent, _ = make_agent(donors_node, store)

@@ -9,10 +9,9 @@ import msgspec
 import pytest
 import trio
 
-from node import api
+from node import api, job_api
 from node.addresses import Kind, encode_address
-from node.client import RecordRefused
-from node.errors import Unreachable, UserError
+from node.errors import RecordRefused, Unreachable, UserError
 from node.running_clock import RunningClock
 from node.web.views import name_record
 from protocol.charter import decode_founded_charter
@@ -192,7 +191,7 @@ async def test_an_offer_needs_an_end_a_signature_and_a_member_that_vouches(funde
     stranger = federation.person_key
     for offer, reason in (
         (federation.sign_offer(soon - 700), Reason.TERMS_WRONG),
-        (federation.sign_offer(soon + api.OFFER_SECONDS_MAX), Reason.TERMS_WRONG),
+        (federation.sign_offer(soon + job_api.OFFER_SECONDS_MAX), Reason.TERMS_WRONG),
         (federation.sign_offer(soon, stranger), Reason.REFERENCE_MISSING),
         (federation.sign_offer(soon, sponsor=b"x" * 32), Reason.REFERENCE_MISSING),
     ):
