@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from node.errors import UserError
-from node.terminal import FILE, confirm, emit, format_moment, home_option, json_option, yes_option
+from node.terminal import FILE, confirm, emit, format_moment, home_option, json_option, parse_duration, yes_option
 
 
 @click.command()
@@ -20,7 +20,6 @@ def pause(duration: str | None, home: Path, as_json: bool) -> None:
 
     Example: allmende donor pause --for 2h
     """
-    from node.donor.preferences import parse_duration
     from node.donor.settings import open_donor
 
     donor_home = open_donor(home)

@@ -59,8 +59,6 @@ class Activity(NamedTuple):
 
     utilisation_percent: int | None
     """Share of the last moments in which anything computed."""
-    memory_used_bytes: int | None
-    power_milliwatts: int | None
     energy_millijoules: int | None
     """Taken since the driver was loaded."""
 
@@ -142,13 +140,10 @@ class GpuDriver:
         """What it does now."""
         library, handle = self._library, self._handles.get(uuid)
         if handle is None:
-            return Activity(None, None, None, None)
+            return Activity(None, None)
         utilisation = self._ask(library.nvmlDeviceGetUtilizationRates, handle)
-        memory = self._ask(library.nvmlDeviceGetMemoryInfo, handle)
         return Activity(
             None if utilisation is None else int(utilisation.gpu),
-            None if memory is None else int(memory.used),
-            self._ask(library.nvmlDeviceGetPowerUsage, handle),
             self._ask(library.nvmlDeviceGetTotalEnergyConsumption, handle),
         )
 

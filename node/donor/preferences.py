@@ -14,12 +14,11 @@ import msgspec
 from node.donor.settings import MEANINGS, Settings
 from node.donor.who import parse_who
 from node.errors import UserError
+from node.terminal import parse_duration
 
 Value = str | int | float | bool | list[str]
 
 BYTES_PER_GB = 10**9
-_DURATION = re.compile(r"(\d{1,9})\s*([smhd]?)", re.ASCII)
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\s*GB", re.ASCII | re.IGNORECASE)
 _TRUTH = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
 
@@ -38,14 +37,6 @@ def change_settings(settings: Settings, assignments: Iterable[str]) -> Settings:
     changed = msgspec.structs.replace(settings, **changes)
     changed.check()
     return changed
-
-
-def parse_duration(text: str) -> int:
-    """Seconds of `90s`, `10m`, `2h`, `1d`, or of a bare number. Raises: UserError."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise UserError(f"{text!r} is no length of time: write it like 90s, 10m, 2h or 1d")
-    return int(match[1]) * _SECONDS[match[2]]
 
 
 def add_to_list(settings: Settings, name: str, entry: str) -> Settings:

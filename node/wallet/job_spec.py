@@ -28,6 +28,7 @@ import msgspec
 
 from node.errors import UserError
 from node.hosts import parse_host
+from node.terminal import parse_duration
 from node.wallet.matching import GpuWish, JobNeeds
 from protocol.conversation import CHECKPOINT_NAME, OUTPUT_NAME, Script
 from protocol.credits import parse_credits
@@ -42,8 +43,6 @@ RESERVED_PREFIX = "ALLMENDE_"
 FOLDER_VARIABLES = (("ALLMENDE_CHECKPOINT", CHECKPOINT_NAME), ("ALLMENDE_OUT", OUTPUT_NAME))
 """What every job finds among its variables: paths from the folder in which it starts."""
 
-_DURATION = re.compile(r"(\d{1,7})\s*(s|m|h|d)?")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, None: 1}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -187,10 +186,12 @@ def _read_gigabytes(path: Path, place: str, value: Number) -> int:
 
 
 def _read_duration(path: Path, value: int | str) -> int:
-    match = _DURATION.fullmatch(str(value).strip())
-    seconds = int(match[1]) * _SECONDS[match[2]] if match else 0
+    try:
+        seconds = parse_duration(str(value))
+    except UserError as error:
+        raise UserError(f"{path}: max_duration: {error}") from None
     if not 1 <= seconds <= WALL_SECONDS_MAX:
-        raise UserError(f"{path}: max_duration: write it like 90s, 10m, 2h or 1d; at most 30d")
+        raise UserError(f"{path}: max_duration: a job takes from 1s to 30d")
     return seconds
 
 

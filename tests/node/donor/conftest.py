@@ -343,6 +343,7 @@ async def _run_agent(home, fake_node, score=SCORE, devices=None, **changes):
         fake_node,
         sandbox,
         {},
+        devices=devices,
         poll_seconds=1,
     )
     try:

@@ -31,7 +31,7 @@ class FakeGpus:
 
     def set_up(self, count: int, **values: Any) -> None:
         """So many sound A100s that do nothing, with these values instead where given."""
-        usual = {"name": "NVIDIA A100-SXM4-80GB", "memory": A100_BYTES, "used": 0, "utilisation": 0, "power": 50_000}
+        usual = {"name": "NVIDIA A100-SXM4-80GB", "memory": A100_BYTES, "used": 0, "utilisation": 0}
         usual |= {"energy": 0, "temperature": 35, "uncorrected": 0, "corrected": 0, "remapped": 0, "mig": 0}
         self._values = {"count": count}
         for number in range(count):

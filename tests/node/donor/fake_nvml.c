@@ -5,7 +5,7 @@
 
      count 2                   0.name NVIDIA A100-SXM4-80GB      0.uuid GPU-0     0.minor 0
      0.memory BYTES            0.used BYTES                      0.utilisation PERCENT
-     0.power MILLIWATTS        0.energy MILLIJOULES              0.temperature CELSIUS
+     0.energy MILLIJOULES              0.temperature CELSIUS
      0.uncorrected N           0.corrected N                     0.remapped N     0.pending 1     0.failed 1
      0.throttle BITS           0.pids 12,13                      0.mig 1          0.xid N
      fail.CALL CODE            0.fail.CALL CODE                  the call gives this error, on all cards or one
@@ -108,7 +108,6 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, Card **card) {
 int nvmlDeviceGetName(Card *card, char *text, unsigned size) { return read_name(card, __func__, "name", text, size); }
 int nvmlDeviceGetUUID(Card *card, char *text, unsigned size) { return read_name(card, __func__, "uuid", text, size); }
 int nvmlDeviceGetMinorNumber(Card *card, unsigned *minor) { return read_small(card, __func__, "minor", minor); }
-int nvmlDeviceGetPowerUsage(Card *card, unsigned *power) { return read_small(card, __func__, "power", power); }
 
 int nvmlDeviceGetMemoryInfo(Card *card, unsigned long long *memory) { /* total, free, used */
     unsigned long long used = 0;

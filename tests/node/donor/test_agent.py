@@ -52,12 +52,17 @@ class Payer:
         self.told: list[str] = []
         self.job: Any = None
 
-    def begin(self, path):
-        spec = read_job_file(path)
-        plan = plan_job(self.wallet, spec)
+    def ask(self, path):
+        plan = plan_job(self.wallet, read_job_file(path))
         self.job = open_job(self.wallet, plan, self.connect)
-        hold_job(self.wallet, self.wallet.unlock(None), self.job, spec)
+
+    def pay(self):
+        hold_job(self.wallet, self.wallet.unlock(None), self.job, self.job.needs)
         start_job(self.wallet, self.job, self.connect)
+
+    def begin(self, path):
+        self.ask(path)
+        self.pay()
 
     def follow(self):
         follower = Follower(self.wallet, self.job, self.connect, self.log.extend, self.told.append)

@@ -59,8 +59,10 @@ async def test_a_card_that_failed_meanwhile_costs_the_payer_nothing(
     fake_gpus, driver, device_files, fake_node, payer, write_job, start_agent
 ):
     path = write_gpu_job(write_job, "true")
-    fake_gpus.change(0, xid=79)
     async with start_agent(score=SCORE, devices=DevicePool(driver, ["GPU-0"], devices=device_files)):
-        await run_in_thread(payer.run, path)
+        await run_in_thread(payer.ask, path)
+        fake_gpus.change(0, xid=79)
+        await run_in_thread(payer.pay)
+        await run_in_thread(payer.follow)
     receipt = payer.job.decode_receipt(payer.wallet)
     assert (receipt.state, receipt.amount) == (JobState.DONOR_FAILED, 0)

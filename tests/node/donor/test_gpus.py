@@ -99,9 +99,9 @@ def test_a_card_that_is_lost_is_a_fault_and_no_crash(fake_gpus, driver, code, to
 
 
 def test_what_a_card_does_not_say_is_none(fake_gpus, driver):
-    assert driver.read_activity("GPU-0") == Activity(0, 0, 50_000, 0)
-    fake_gpus.change(0, utilisation=80, power=None, energy=None, temperature=None, uncorrected=None, corrected=None)
-    assert driver.read_activity("GPU-0") == Activity(80, 0, None, None)
+    assert driver.read_activity("GPU-0") == Activity(0, 0)
+    fake_gpus.change(0, utilisation=80, energy=None, temperature=None, uncorrected=None, corrected=None)
+    assert driver.read_activity("GPU-0") == Activity(80, None)
     assert driver.read_health("GPU-0") == Health(None, None, None, 0, (), ())
     for call in ("nvmlDeviceGetUtilizationRates", "nvmlEventSetWait_v2", "nvmlDeviceGetRemappedRows"):
         fake_gpus.fail(call, 13)  # a library that is older than the call

@@ -7,11 +7,9 @@ import time
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from node.addresses import Kind, encode_address
-from node.donor.preferences import add_to_list, change_settings, parse_duration, remove_from_list
+from node.donor.preferences import add_to_list, change_settings, remove_from_list
 from node.donor.settings import MEANINGS, DonorHome, Settings, SettingsWatch, read_settings
 from node.errors import UserError
 
@@ -126,11 +124,6 @@ def test_values_are_read_as_people_write_them(assignment, value):
 def test_values_that_make_no_sense_change_nothing(assignment):
     with pytest.raises(UserError):
         change_settings(SETTINGS, [assignment])
-
-
-@given(st.integers(0, 10**6), st.sampled_from(["s", "m", "h", "d"]))
-def test_a_length_of_time_is_its_number_times_its_unit(number, unit):
-    assert parse_duration(f"{number}{unit}") == number * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]
 
 
 def test_a_list_holds_each_once_however_it_is_written_and_no_list_contradicts_the_other():
