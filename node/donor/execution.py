@@ -240,7 +240,8 @@ class Execution:
         while self._log_said < LOG_BYTES_MAX:
             await trio.sleep(pause)
             pause = min(pause * 1.5, pause_max)
-            await self._send_log(handle, LOG_CHUNK_BYTES_MAX)
+            with trio.CancelScope(shield=True):  # what was taken from the log is on its way, also when the job ends now
+                await self._send_log(handle, LOG_CHUNK_BYTES_MAX)
 
     async def _send_log(self, handle: JobHandle, bytes_max: int) -> None:
         """What the job wrote since the last time, or the end of it when that is too much."""

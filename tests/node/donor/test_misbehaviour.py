@@ -261,7 +261,7 @@ async def test_a_node_with_the_meter_key_can_give_away_the_hold_and_nothing_else
 def settle_as(agent, job, state, due=None):
     """What a dishonest donor does with a job: say that it ended so, and take the best voucher."""
     run = JobRun(agent.shop, job)
-    run._end(state, None, b"", "")
+    run._end(state, "")
     job.document.amount_due = job.document.amount_due if due is None else due
     agent.shop.post.link.submit_record(build_settle(agent.shop, job).encoded)
 
