@@ -131,16 +131,20 @@ class Execution:
                 task_status.started(None)
             watchers.cancel_scope.cancel()
 
-        async with trio.open_nursery() as watchers:
-            self._handle = await watchers.start(run_job)
-            if self._handle is not None:
-                if self._job.document.state != JobState.SUSPENDED:
-                    self._job.enter(JobState.RUNNING)
-                watchers.start_soon(self._line.say, Started(self._job.document.hold))
-                watchers.start_soon(self._follow_wishes, self._handle)
-                watchers.start_soon(self._watch_meter, self._handle)
-                watchers.start_soon(self._watch_log, self._handle)
-                watchers.start_soon(self._watch_idleness, self._handle)
+        is_over = trio.Event()
+        # Who reports is not cancelled at the end: the last lines would be lost with the message that is under way.
+        async with trio.open_nursery() as reporters:
+            async with trio.open_nursery() as watchers:
+                self._handle = await watchers.start(run_job)
+                if self._handle is not None:
+                    if self._job.document.state != JobState.SUSPENDED:
+                        self._job.enter(JobState.RUNNING)
+                    watchers.start_soon(self._line.say, Started(self._job.document.hold))
+                    watchers.start_soon(self._follow_wishes, self._handle)
+                    watchers.start_soon(self._watch_meter, self._handle)
+                    watchers.start_soon(self._watch_idleness, self._handle)
+                    reporters.start_soon(self._watch_log, self._handle, is_over)
+            is_over.set()
         if failed:
             raise failed[0]
         assert self._handle is not None
@@ -207,10 +211,12 @@ class Execution:
         elif self.stop_state in CHARGED_STATES or (self.stop_state is None and outcome.state not in FOREIGN_ENDS):
             self._meter.add_tick(outcome.usage.wall_ms)
 
-    async def _watch_log(self, handle: JobHandle) -> None:
+    async def _watch_log(self, handle: JobHandle, is_over: trio.Event) -> None:
         pause, pause_max = LOG_SECONDS_FIRST, max(LOG_SECONDS_MAX, 1.5 * self._quote.wall_seconds / LOG_MESSAGES_MAX)
-        while self._log_said < LOG_BYTES_MAX:
-            await trio.sleep(pause)
+        while self._log_said < LOG_BYTES_MAX and not is_over.is_set():
+            with trio.move_on_after(pause):
+                await is_over.wait()
+                return
             pause = min(pause * 1.5, pause_max)
             await self._send_log(handle, LOG_CHUNK_BYTES_MAX)
 
