@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from tests.node.donor.slurm_cluster import find_obstacle, running_cluster
 ROOT = Path(__file__).resolve().parents[2]
 AUDITOR = INSTITUTIONS[-1]
 """Whose replica is verified anew at the end."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECONDS_A_JOB_MAX = 60
 POLL_SECONDS = 1.0
 
@@ -41,6 +43,8 @@ def main() -> int:
     if obstacle:
         print(f"{obstacle}, or choose --without-slurm", file=sys.stderr)
         return 2
+    for number in SIGNALS:
+        signal.signal(number, _stop)
     with Stage(arguments.folder, keep=arguments.keep) as stage:
         try:
             result = run(stage, arguments)
@@ -52,6 +56,13 @@ def main() -> int:
     else:
         _print(result)
     return 1 if result["problems"] else 0
+
+
+def _stop(number: int, _frame: object) -> None:
+    """Leave through every `finally`, so that nothing stays behind; a second signal must not cut that short."""
+    for other in SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    raise SystemExit(128 + number)
 
 
 def _parse() -> argparse.Namespace:
