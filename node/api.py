@@ -1,5 +1,7 @@
 """What a node says over HTTP: the paths and the JSON shapes, one place for server and client.
 
+The shapes of donors, offers and jobs stand in `node/job_api.py`.
+
 Ids are bech32m text (`node/addresses.py`), bytes are base64, amounts are integer millicredits. Records, offers and
 messages travel as their canonical bytes (`application/octet-stream`), because what is signed are bytes. Failures are
 problem details (RFC 9457). A shape only grows: fields are added, never changed in meaning.
@@ -11,6 +13,8 @@ from typing import Literal
 
 import msgspec
 
+from node import job_api
+
 PREFIX = "/v1"
 OCTETS = "application/octet-stream"
 
@@ -20,8 +24,6 @@ WAIT_SECONDS_MAX = 30
 HISTORY_LIMIT_MAX = 200
 MESSAGE_BYTES_MAX = 64 * 1024
 BLOB_BYTES_MAX = 64 * 1024 * 1024
-OFFER_SECONDS_MAX = 24 * 3600
-"""Longest life of an offer: the machine of a donor that vanished is not shown for longer."""
 
 RecordState = Literal["waiting", "introduced", "final", "applied"]
 """waiting: taken in, not yet in a batch; introduced: in a batch, no quorum yet; final; applied: final, and counted in
@@ -180,6 +182,7 @@ class Enrolment(msgspec.Struct):
     member: int
     until_epoch: int = 0
     """The last epoch in which it counts, once the person has left or moved; else 0."""
+    member_name: str = ""
 
 
 class Sponsorship(msgspec.Struct):
@@ -228,6 +231,8 @@ class Account(msgspec.Struct):
     """What they took and the account lacked."""
     pending: list[str] = []
     """Records that claim a slot of this account from `next_sequence` on and are not final, as the node knows."""
+    reliability: job_api.Reliability | None = None
+    """Of a donor; None for an account that is none."""
 
 
 class AccountSlot(msgspec.Struct):
@@ -319,49 +324,6 @@ class BudgetRequest(msgspec.Struct):
     account: str
     text: str
     state: Literal["open", "approved"]
-
-
-class Offer(msgspec.Struct):
-    donor: str
-    encoded: bytes
-    """The donor's signed offer; the reader verifies it."""
-    expires_seconds: int
-    """Unix time."""
-
-
-class Message(msgspec.Struct):
-    sequence: int
-    content: bytes
-
-
-class Messages(msgspec.Struct):
-    messages: list[Message]
-
-
-class Posted(msgspec.Struct):
-    sequence: int
-
-
-class Job(msgspec.Struct):
-    hold: str
-    payer: str
-    payee: str
-    job_class: str
-    epoch: int
-    held: int
-    paid: int | None
-    state: Literal["HELD", "SETTLED", "RECLAIMED"]
-    quote: str
-    receipt: str | None
-    """Hex id of the job's receipt that the settle names."""
-    ended_by: str | None = None
-    """The settle or reclaim that ended the hold."""
-    grace_seconds: int = 0
-    """How long the payee may still settle once the payer asked for the credits back."""
-    reclaim_request: str | None = None
-    """The record by which the payer asked."""
-    reclaim_seconds_left: int | None = None
-    """Running seconds of this node until it votes for the payer's reclaim; None unless the payer asked."""
 
 
 class ProgramDraft(msgspec.Struct):

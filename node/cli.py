@@ -41,7 +41,7 @@ GROUPS = {
     "offers": GroupEntry("node.wallet.cli_offers:command", "Machines that donors lend now, and their price."),
     "job": GroupEntry("node.wallet.cli_job:group", "Plan, run, watch and fetch computations."),
     "receipt": GroupEntry("node.wallet.cli_receipt:group", "Check a receipt, offline, trusting no node."),
-    "donor": GroupEntry("node.donor.cli:group", "Lend a machine: set-up, self-test, start, pause, finish."),
+    "donor": GroupEntry("node.donor.cli:group", "Lend a machine: when, to whom, and what it earns."),
     "charter": GroupEntry("node.operator.cli_charter:group", "Found a federation, and change its charter."),
     "node": GroupEntry("node.cli_node:group", "Run an institution's node and look after it."),
     "member": GroupEntry("node.operator.cli_member:group", "What this institution decides as a member."),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from node.cli_audit import audit
 from node.config import (
     Federation,
     NodeConfig,
@@ -25,7 +26,7 @@ from node.config import (
 from node.errors import UserError
 from node.files import write_atomically
 from node.keystore import Key, Passphrase, load_key, new_key, save_key
-from node.operator.cli_ledger import audit, checkpoint, fetch_archive, prune
+from node.operator.cli_ledger import checkpoint, fetch_archive, prune
 from node.operator.founding import FounderCard, name_federation, write_document
 from node.operator.homes import load_keys, node_home_option, passphrase_option
 from node.terminal import emit, json_option

@@ -54,6 +54,10 @@ url = {url}
 # each with its peer id: "/dns/node.example.org/tcp/4001/p2p/12D3KooW..."
 peers = {peers}
 
+# Nodes at private addresses ("http://10.0.0.7:8080") at which jobs of people who are away may be followed.
+# Their computers are switched off, and this node answers the donor; without an entry it calls public addresses only.
+private_nodes = {private_nodes}
+
 # What is written to the log: "debug", "info", "warning" or "error".
 log_level = {log_level}
 """
@@ -68,6 +72,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str = ""
     peers: tuple[str, ...] = ()
     log_level: str = "info"
+    private_nodes: tuple[str, ...] = ()
 
     def split_http(self) -> tuple[str, int]:
         """Host and port that the HTTP server binds to."""
@@ -197,7 +202,7 @@ def read_config(path: Path) -> NodeConfig:
     try:
         config = msgspec.convert(document, NodeConfig)
     except msgspec.ValidationError as error:
-        raise UserError(_explain(path, text, str(error))) from None
+        raise UserError(explain_conversion(path, text, str(error))) from None
     try:
         check_config(config)
     except _FieldFault as fault:
@@ -240,6 +245,9 @@ def check_config(config: NodeConfig) -> None:
         raise _FieldFault("http", f"must be HOST:PORT, like 127.0.0.1:8080, not {config.http!r}")
     if config.url and not _is_url(config.url):
         raise _FieldFault("url", f"must be like https://node.example.org, not {config.url!r}")
+    for node in config.private_nodes:
+        if not _is_url(node):
+            raise _FieldFault("private_nodes", f"must hold addresses like http://10.0.0.7:8080, not {node!r}")
     if config.log_level not in ("debug", "info", "warning", "error"):
         raise _FieldFault("log_level", 'must be "debug", "info", "warning" or "error"')
 
@@ -281,7 +289,7 @@ def _is_url(text: str) -> bool:
         return False
 
 
-def _explain(path: Path, text: str, message: str) -> str:
+def explain_conversion(path: Path, text: str, message: str) -> str:
     """A failed conversion in words: msgspec says `Expected `str`, got `int` - at `$.http``."""
     what, _, where = message.partition(" - at `$.")
     field = re.split(r"[.\[`]", where)[0]

@@ -20,9 +20,12 @@ import trio
 
 from node import api
 from node.config import Federation, NodeConfig, NodeHome, encode_json, find_own_number
+from node.evidence import list_kept_evidence
 from node.files import lock_directory, write_atomically
 from node.keystore import Key, Passphrase, load_key
 from node.member import LedgerMember
+from node.metering_agent import MeteringAgent
+from node.metering_orders import find_origin
 from node.neighbours import Neighbours
 from node.network.gossip import Gossip
 from node.network.libp2p_transport import Libp2pTransport
@@ -72,6 +75,13 @@ def _raise_file_limit() -> None:
     """Hundreds of HTTP and peer connections need more file descriptors than the usual soft limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _find_own_places(config: NodeConfig) -> frozenset[str]:
+    """Nodes that may be called at addresses of a private network: this one, and those that the operator names."""
+    _, port = config.split_http()
+    urls = [*(f"http://{name}:{port}" for name in ("127.0.0.1", "localhost")), *config.private_nodes]
+    return frozenset(map(find_origin, [*urls, *([config.url] if config.url else [])]))
 
 
 class _Keys(NamedTuple):
@@ -135,6 +145,8 @@ class _Daemon:
             describe_network=self._describe_network,
             list_addresses=self._neighbours.list_addresses,
         )
+        self._metering = MeteringAgent(self._member, self._store, _find_own_places(config))
+        self._services.metering = self._metering
         self._services.fetch_archive = self._fetch_archive
         self._member.on_spoken.append(self._gossip.tell_batch)
         self._member.on_missing_past.append(self._synchronizer.request_sync)
@@ -237,6 +249,7 @@ class _Daemon:
             nursery.start_soon(self._synchronizer.run)
             nursery.start_soon(self._keep_house)
             nursery.start_soon(self._actions.run)
+            nursery.start_soon(self._metering.run)
             await self._open_doors(nursery)
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 async for number in signals:
@@ -264,6 +277,6 @@ class _Daemon:
         while True:
             now = int(time.time())
             self._store.expire(now)
-            self._blobs.expire(now)
+            self._blobs.expire(now, list_kept_evidence(self._member.replica.ledger, now))
             await self._learn_addresses()
             await trio.sleep(HOUSEKEEPING_SECONDS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from protocol.errors import Reason, Rejected
+
 
 class UserError(Exception):
     """A failure that the person at the keyboard can mend. The text is one line; it is printed as `Error: ...`."""
@@ -19,6 +21,14 @@ class Refused(UserError):
     """A rule of the federation forbids what was asked."""
 
     exit_status = 4
+
+
+class RecordRefused(Refused, Rejected):
+    """A rule forbids the record: a `Rejected` that a person may see. `reason` names the rule."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        Rejected.__init__(self, reason, detail)
+        self.args = (detail,)
 
 
 class Interrupted(UserError):

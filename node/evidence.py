@@ -5,11 +5,17 @@ What it says is what `protocol.evidence.verify_evidence` found in the signatures
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from node.addresses import Kind, encode_address
 from protocol.charter import Charters, find_member
+from protocol.disputes import DisputeReason
 from protocol.equivocation import EvidenceKind
 from protocol.evidence import Verdict
 from protocol.identifiers import compute_account_id
+from protocol.job_evidence import Claim, JobVerdict
+from protocol.ledger import Ledger
+from protocol.limits import DISPUTE_SECONDS_MAX
 from protocol.records import ScopeKind
 
 
@@ -57,3 +63,52 @@ def _describe_slot(verdict: Verdict) -> str:
     else:
         scope = f"{ScopeKind(kind).name.lower()} {name.hex()}"
     return f"slot {verdict.sequence} of {scope}"
+
+
+# -- disputed jobs ----------------------------------------------------------------------------------------------------
+
+EVIDENCE_KEPT_MAX = 1000
+"""Files of disputes that a node keeps beyond a week: 1.3 GB at the most, 20 MB in practice."""
+
+_CLAIMS = {
+    Claim.METER_FORKED: "signed two different meter readings for one moment",
+    Claim.METER_BACKWARDS: "signed a later meter reading that counts less time",
+    Claim.TICK_OVERCHARGED: "signed a meter reading above the quote",
+    Claim.RECEIPT_OVERCHARGED: "signed a job receipt above its own meter",
+    Claim.SETTLE_OVERCHARGED: "took more than its own job receipt says is due",
+    Claim.LOST_WORK_CHARGED: "charged work that it lost by its own fault",
+}
+
+
+def describe_reason(reason: int) -> str:
+    """What a dispute accuses the other side of, as people type it: work-lost."""
+    return DisputeReason(reason).name.lower().replace("_", "-")
+
+
+def describe_claim(claim: Claim) -> str:
+    """What the donor did, as its own signatures prove it."""
+    return _CLAIMS[claim]
+
+
+def iterate_job_verdict(verdict: JobVerdict) -> Iterator[str]:
+    """Lines for people: what is proven, and what is the accuser's word alone."""
+    payee = encode_address(Kind.ACCOUNT, verdict.payee)
+    for claim in verdict.claims:
+        yield f"Proven: the donor {payee} {describe_claim(claim)}."
+    reason = describe_reason(verdict.reason)
+    if verdict.is_reason_proven:
+        yield f"So the reason holds: {reason}."
+    else:
+        yield f"The reason is the accuser's word, not proven by this file: {reason}."
+    own = verdict.receipt.outputs.hex() if verdict.receipt is not None else ""
+    for rerun in verdict.reruns:
+        yield f"Shown, and said to be the same work: results {rerun.outputs.hex() or 'none'}, here {own or 'none'}."
+
+
+def list_kept_evidence(ledger: Ledger, now_seconds: int) -> set[str]:
+    """Digests, in hex, of the newest disputes' evidence; a node keeps it as long as an ended hold may be disputed."""
+    charter = ledger.charter
+    first = charter.compute_epoch(now_seconds) - -(-DISPUTE_SECONDS_MAX // charter.fields.epoch_seconds)
+    states = [state for disputes in ledger.disputes.values() for state in disputes.values() if state.epoch >= first]
+    states.sort(key=lambda state: (-state.epoch, state.evidence))
+    return {state.evidence.hex() for state in states[:EVIDENCE_KEPT_MAX]}

@@ -137,3 +137,12 @@ def lock_directory(path: Path, what: str = "allmende") -> Iterator[None]:
             yield
         finally:
             os.truncate(descriptor, 0)
+
+
+def read_lock_holder(path: Path) -> int | None:
+    """The process that works in a directory by `lock_directory`; none when there is none."""
+    try:
+        holder = (path / LOCK_NAME).read_text().strip()
+    except OSError:
+        return None
+    return int(holder) if holder.isdigit() else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
+from protocol.disputes import Dispute
 from protocol.ledger import Ledger
 from protocol.records import (
     Enrol,
@@ -42,6 +43,9 @@ def get_touched_accounts(record: Record, ledger: Ledger) -> Iterable[bytes]:
             return (body.account,)
         case ReclaimRequest():
             return (record.account, ledger.holds[body.hold].payee)
+        case Dispute():
+            hold = ledger.holds[body.hold]
+            return (record.account, hold.payer, hold.payee)
         case Suspend() | Reinstate():
             return (record.account, body.account)
         case Sponsor():

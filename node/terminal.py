@@ -7,6 +7,7 @@ go to standard error and to a terminal only, so a pipe never gets anything but t
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +25,9 @@ HOME_VARIABLE = "ALLMENDE_HOME"
 HOME_DEFAULT = "~/.allmende"
 FILE = click.Path(dir_okay=False, path_type=Path)
 """The type of an argument or option that names a file."""
+
+_DURATION = re.compile(r"(\d{1,9})\s*([smhd]?)", re.ASCII)
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def json_option(command: CommandFunction) -> CommandFunction:
@@ -93,6 +97,14 @@ def format_date(unix_seconds: int) -> str:
 def format_moment(unix_seconds: int) -> str:
     """A moment for people, to the minute, in universal time."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix_seconds))
+
+
+def parse_duration(text: str) -> int:
+    """Seconds of `90s`, `10m`, `2h`, `1d`, or of a bare number. Raises: UserError."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise UserError(f"{text!r} is no length of time: write it like 90s, 10m, 2h or 1d")
+    return int(match[1]) * _SECONDS[match[2]]
 
 
 @contextmanager

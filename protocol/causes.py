@@ -3,6 +3,7 @@ records that it names (spec 6.2)."""
 
 from __future__ import annotations
 
+from protocol.disputes import Dispute
 from protocol.records import FREE_LOT, Grant, Hold, Kind, Lot, Reclaim, ReclaimRequest, Record, Settle, Transfer
 
 
@@ -34,7 +35,7 @@ def get_named_records(record: Record) -> tuple[tuple[Kind, bytes], ...]:
     if isinstance(body, Settle):
         hold = (Kind.HOLD, record.account)
         return (hold, (Kind.PROGRAM, body.gift_program)) if body.gift_program else (hold,)
-    if isinstance(body, ReclaimRequest):
+    if isinstance(body, (ReclaimRequest, Dispute)):
         return ((Kind.HOLD, body.hold),)
     if isinstance(body, Reclaim):
         return ((Kind.HOLD, record.account), (Kind.RECLAIM_REQUEST, body.request))

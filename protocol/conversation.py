@@ -46,6 +46,11 @@ def compute_inbox_name(donor: bytes) -> bytes:
     return sha256(b"allmende:inbox" + donor).digest()
 
 
+def compute_metering_ticket(meter_seed: bytes) -> bytes:
+    """The name under which a wallet finds a job again that it left to a node; only the two can know it (spec 12.10)."""
+    return sha256(b"allmende:metering" + meter_seed).digest()
+
+
 class Start(NamedTuple):
     """Wallet: the money is put aside, here are the inputs."""
 
@@ -127,9 +132,16 @@ class Settled(NamedTuple):
     finality_receipt: bytes
 
 
+class Standing(NamedTuple):
+    """Donor: the job's state has changed to RUNNING or SUSPENDED, and why. Suspended time is not charged."""
+
+    state: str
+    detail: str
+
+
 Message = (
     Start | VoucherGiven | ReceiptAgreed | Cancel | Quoted | Refused | Accepted | Started | LogChunk
-    | Ticked | Result | Settled
+    | Ticked | Result | Settled | Standing
 )  # fmt: skip
 
 _ID = binary(ID_BYTES)
@@ -150,6 +162,7 @@ _FORMS: dict[int, tuple[Callable[..., Any], Shape]] = {
     22: (Ticked, items(uint(), binary_up_to(TICK_BYTES_MAX, 1))),
     23: (Result, items(uint(), binary_up_to(JOB_RECEIPT_BYTES_MAX, 1), _REASON)),
     24: (Settled, items(uint(), _FINALITY)),
+    25: (Standing, items(uint(), text(16, 1), _REASON)),
 }
 _NUMBERS = {form: number for number, (form, _) in _FORMS.items()}
 
@@ -194,10 +207,17 @@ def decode_envelope(federation: bytes, sender_key: bytes, mailbox: bytes, encode
 
 
 def compute_seal_context(direction: bytes, name: bytes) -> bytes:
-    """What a sealed letter is bound to: `inbox`, `message`, `inputs` or `outputs`, and the mailbox or hold."""
+    """What a sealed letter is bound to: its direction (spec 12.6), and the name of the mailbox or the hold."""
     return b"allmende:" + direction + b":" + name
 
 
+SCRIPT_NAME = "job"
+WORK_NAME = "work"
+"""What a bundle of inputs holds (spec 12.6): a file, and the folder in which the job starts."""
+OUTPUT_NAME = "out"
+"""In it: where the job leaves its results,"""
+CHECKPOINT_NAME = "checkpoint"
+"""and what another run of it needs to go on (spec 12.3)."""
 SCRIPT_BYTES_MAX = 64 * 1024
 _VARIABLES_MAX = 256
 _SCRIPT = items(

@@ -14,12 +14,14 @@ all finals of it apply, as sums that need no order, and what an account lacks fo
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container
 from functools import lru_cache
 
 from protocol.causes import get_named_records, get_outgoing
 from protocol.charter import Charter, Member, decode_charter
 from protocol.codec import encode
 from protocol.credits import AMOUNT_MAX
+from protocol.disputes import Dispute
 from protocol.errors import InvalidInput
 from protocol.identifiers import compute_issuance_account_id
 from protocol.limits import EPOCHS_MAX
@@ -46,7 +48,7 @@ from protocol.records import (
     Transfer,
     account_scope,
 )
-from protocol.states import EnrolmentState, Head, HoldPhase, HoldState, ProgramState, SponsorState
+from protocol.states import DisputeState, EnrolmentState, Head, HoldPhase, HoldState, ProgramState, SponsorState
 
 LOTS_PER_FACT = 512
 """An account with more lots has several facts about its balance, each of which tells how many there are."""
@@ -102,6 +104,8 @@ class Ledger:
         """Reclaim-request -> hold."""
         self.suspensions: dict[bytes, dict[bytes, int]] = {}
         """Account -> account of the member that suspended it -> last epoch of the suspension."""
+        self.disputes: dict[bytes, dict[bytes, DisputeState]] = {}
+        """Hold -> the records that dispute it; nothing is ever taken out, so order plays no part (spec 7.14)."""
         self.keys: dict[bytes, bytes] = {}
         """Account -> key in force, of those that rotated theirs."""
         self.tags: dict[bytes, bytes] = {}
@@ -112,9 +116,7 @@ class Ledger:
         """Scopes in which two records became final in one slot: nobody writes there any more."""
         self.overdrafts: dict[bytes, dict[Lot, int]] = {}
         """Frozen scope of an account or a hold -> millicredits that its finals took and that were not there."""
-        self.issued = 0
-        self.escrowed = 0
-        self.applied_count = 0
+        self.issued = self.escrowed = self.applied_count = 0
         self._waiting: dict[bytes, dict[bytes, Record]] = {}
         """Scope -> final records that can't apply yet, by id."""
         self._blocked_by: dict[bytes, list[bytes]] = {}
@@ -150,18 +152,14 @@ class Ledger:
 
     def is_applied(self, kind: Kind, record_id: bytes) -> bool:
         """True when the program, enrolment, sponsor record, hold or reclaim-request with this id has applied."""
-        match kind:
-            case Kind.PROGRAM:
-                return record_id in self.programs
-            case Kind.ENROL:
-                return record_id in self.enrolments
-            case Kind.SPONSOR:
-                return record_id in self.sponsors
-            case Kind.HOLD:
-                return record_id in self.holds
-            case Kind.RECLAIM_REQUEST:
-                return record_id in self.requests
-        return False
+        tables: dict[Kind, Container[bytes]] = {
+            Kind.PROGRAM: self.programs,
+            Kind.ENROL: self.enrolments,
+            Kind.SPONSOR: self.sponsors,
+            Kind.HOLD: self.holds,
+            Kind.RECLAIM_REQUEST: self.requests,
+        }
+        return record_id in tables[kind]
 
     def get_key(self, account: bytes) -> bytes | None:
         """The account's key in force; None when it never rotated its first one, whose hash is the account."""
@@ -316,6 +314,8 @@ class Ledger:
                 self.suspensions.get(account, {}).pop(record.account, None)
             case Rotate(key=key):
                 self.keys[record.account] = key
+            case Dispute(hold=hold) as body:
+                self.disputes.setdefault(hold, {})[record.id] = DisputeState(record.account, record.epoch, *body[1:])
 
     def _apply_leave(self, record: Record) -> None:
         """The tag's enrolment before, if it has not ended yet, counts to the end of this epoch (spec 7.9)."""
@@ -353,8 +353,7 @@ class Ledger:
         hold = self.holds[record.account]
         assert hold.is_open or record.scope in self.frozen, "a hold has one slot"
         paid = min(body.amount, hold.amount) if isinstance(body, Settle) else 0
-        due = paid
-        backed = 0
+        due, backed = paid, 0
         sponsor = self.sponsors[hold.terms.sponsor]
         for draw in hold.draws:
             part = min(due, draw.amount)
@@ -378,7 +377,8 @@ class Ledger:
                 self._overdraw(record.scope, Lot(draw.program, draw.expiry_epoch), draw.amount)
         is_settled = isinstance(body, Settle) or hold.phase is HoldPhase.SETTLED
         phase = HoldPhase.SETTLED if is_settled else HoldPhase.RECLAIMED
-        self.holds[record.account] = hold._replace(phase=phase, paid=hold.paid + paid)
+        end_epoch = max(record.epoch, hold.end_epoch)
+        self.holds[record.account] = hold._replace(phase=phase, paid=hold.paid + paid, end_epoch=end_epoch)
         touched.extend((account_scope(hold.payer), account_scope(hold.payee)))
         permille = self.charters[hold.terms.charter_version].policy.backing_permille
         self._apply_backing(sponsor.member, record.epoch + 1, backed * permille // 1000, touched)
@@ -487,13 +487,12 @@ class Ledger:
         facts += [("cap", *key, amount) for key, amount in self.caps.items()]
         facts += [("ceiling", *item) for item in self.ceilings.items()]
         facts += [("request", *item) for item in self.requests.items()]
-        for account, suspensions in self.suspensions.items():
-            facts += [("suspension", account, *item) for item in suspensions.items()]
+        facts += [("suspension", account, *item) for account, ends in self.suspensions.items() for item in ends.items()]
+        facts += [("dispute", hold, key, *it) for hold, found in self.disputes.items() for key, it in found.items()]
         facts += [("key", *item) for item in self.keys.items()]
         facts += [("tag", *item) for item in self.tags.items()]
         facts += [("frozen", scope) for scope in self.frozen]
-        for scope, lots in self.overdrafts.items():
-            facts += [("overdraft", scope, *lot, amount) for lot, amount in lots.items()]
+        facts += [("overdraft", scope, *lot, n) for scope, lots in self.overdrafts.items() for lot, n in lots.items()]
         for record in self.list_waiting():
             # Without the signatures: they are no part of the id, and who came first with which is chance.
             facts.append(("waiting", record.encoded.removesuffix(record.signature_tail), len(record.signatures)))

@@ -48,6 +48,9 @@ REASON_CODE_MAX = 255
 SUSPENSION_SECONDS_MAX = 90 * 24 * 3600
 """A suspension is provisional: whoever wants a longer one has to decide again, in public."""
 
+DISPUTE_SECONDS_MAX = 90 * 24 * 3600
+"""After the end of a hold; whole epochs, rounded up. By then logs and results are gone, and nobody could answer."""
+
 CHARTER_BYTES_MAX = RECORD_BYTES_MAX - 512
 """A charter must fit into one record, so that it can be amended. 100 members with names of 20 bytes take 16 kB; the
 rest holds 200 devices."""

@@ -55,6 +55,13 @@ def compute_charge(elapsed_ms: int, rate: Rate) -> int:
     return -(-elapsed_ms * rate.weight * units // _CHARGE_DIVISOR)
 
 
+def compute_affordable_ms(amount: int, rate: Rate) -> int:
+    """The longest time whose charge is at most `amount`: the inverse of `compute_charge`."""
+    assert amount >= 0
+    units = max(_UNITS_PER_GPU * rate.gpus, _UNITS_PER_CORE * rate.cores, _UNITS_PER_GB * rate.memory_gb)
+    return amount * _CHARGE_DIVISOR // (rate.weight * units)
+
+
 def compute_memory_gb(memory_bytes: int) -> int:
     """Thousand million bytes, rounded up: what a rate counts."""
     return -(-memory_bytes // 10**9)
@@ -201,12 +208,17 @@ def check_voucher(federation: bytes, meter_key: bytes, hold: bytes, amount_max: 
         raise InvalidInput("the voucher is not signed by the hold's meter key")
 
 
-def compute_amount_due(refund_table: int, state: JobState, last: Tick | None, last_checkpoint: Tick | None) -> int:
+def compute_amount_due(refund_table: int, state: JobState, last: Tick | None, saved: Tick | None) -> int:
     """Millicredits that a job owes which ended in `state`: a pure function, so both sides get the same.
 
-    `last` is the last co-signed tick, `last_checkpoint` the last one of them that names a checkpoint.
+    `last` is the last co-signed tick, `saved` the first of them that named the newest checkpoint (spec 12.4).
     """
     assert refund_table == REFUND_TABLE_VERSION
-    assert state in END_STATES
-    counted = last if state in CHARGED_STATES else last_checkpoint
+    counted = find_counted_tick(state, last, saved)
     return counted.amount if counted else 0
+
+
+def find_counted_tick(state: JobState, last: Tick | None, saved: Tick | None) -> Tick | None:
+    """The tick by which a job that ended in `state` is paid, if any: what its receipt names (spec 12.5)."""
+    assert state in END_STATES
+    return last if state in CHARGED_STATES else saved

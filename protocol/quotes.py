@@ -44,7 +44,8 @@ QUOTE_BYTES_MAX = 1024
 JOB_RECEIPT_BYTES_MAX = 1024
 URL_BYTES_MAX = 256
 RUNTIMES_MAX = 32
-GPU_NAMES_MAX = 64
+OFFERED_GPUS_MAX = 64
+HOSTS_MAX = 32
 TICK_SECONDS_MAX = 3600
 SEAL_KEY_BYTES = 32
 
@@ -66,10 +67,11 @@ _OFFER = items(
     uint(INTEGER_MAX, 1),
     uint(INTEGER_MAX, 1),
     uint(1),
-    list_of(_NAME, GPU_NAMES_MAX),
+    list_of(items(_NAME, uint(MEMORY_GB_MAX, 1)), OFFERED_GPUS_MAX),
     uint(WEIGHT_MAX, 1),
     set_of(items(_NAME, _ID), RUNTIMES_MAX),
     set_of(_LABEL, JOB_CLASSES_MAX, 1),
+    set_of(_NAME, HOSTS_MAX),
     _WALL,
     uint(),
     _SIGNATURE,
@@ -81,6 +83,15 @@ class RuntimeName(NamedTuple):
 
     name: str
     digest: bytes
+
+
+class OfferedGpu(NamedTuple):
+    """One card of a machine."""
+
+    name: str
+    """As in the charter's rate table."""
+    memory_gb: int
+    """Thousand million bytes, rounded down."""
 
 
 class Offer(NamedTuple):
@@ -99,11 +110,13 @@ class Offer(NamedTuple):
     disk_bytes: int
     is_disk_in_memory: int
     """1: a job's disk takes memory of this machine, and is priced as such."""
-    gpus: tuple[str, ...]
+    gpus: tuple[OfferedGpu, ...]
     weight: int
     """Thousandths of the reference GPU."""
     runtimes: tuple[RuntimeName, ...]
     job_classes: tuple[str, ...]
+    hosts: tuple[str, ...]
+    """What a job that asks for a network may reach, as `name:port`, ascending; usually nothing."""
     wall_seconds_max: int
     valid_until: int
     """Unix seconds."""
@@ -129,7 +142,8 @@ class Offer(NamedTuple):
 def decode_offer(charter: Charter, encoded: bytes) -> Offer:
     """The offer, its signature checked. Raises: InvalidInput."""
     raw = decode(_OFFER, encoded, OFFER_BYTES_MAX)[1:]
-    offer = Offer._make((*raw[:11], tuple(map(RuntimeName._make, raw[11])), *raw[12:]))
+    gpus, runtimes = tuple(map(OfferedGpu._make, raw[9])), tuple(map(RuntimeName._make, raw[11]))
+    offer = Offer._make((*raw[:9], gpus, raw[10], runtimes, *raw[12:]))
     if not is_valid_signature(offer.donor_key, offer.compute_id(charter.federation), offer.signature):
         raise InvalidInput("the offer is not signed by its donor")
     return offer
@@ -140,10 +154,12 @@ _REQUEST = items(
     _ID,
     _KEY,
     binary(SEAL_KEY_BYTES),
+    binary(SEAL_KEY_BYTES),
     uint(CORES_MAX, 1),
     uint(INTEGER_MAX, 1),
     uint(INTEGER_MAX, 1),
     uint(GPUS_MAX),
+    uint(1),
     _WALL,
     optional_binary(ID_BYTES),
     _LABEL,
@@ -161,11 +177,15 @@ class QuoteRequest(NamedTuple):
     meter_key: bytes
     """Signs this request, the wallet's messages and the vouchers; made for this job only."""
     seal_key: bytes
-    """X25519 key to which the donor seals its messages and the results."""
+    """X25519 key to which the donor seals its messages."""
+    result_key: bytes
+    """X25519 key to which it seals results and checkpoints; its other half stays in the wallet, whoever meters."""
     cores: int
     memory_bytes: int
     disk_bytes: int
     gpus: int
+    is_online: int
+    """1: the job asks to reach the hosts that the offer names."""
     wall_seconds: int
     runtime: bytes
     """Digest of the runtime, or none."""
@@ -278,6 +298,7 @@ def check_request_fits(offer: Offer, request: QuoteRequest) -> None:
         (_compute_memory_bytes(offer, request) > offer.memory_bytes, f"it lends {offer.memory_bytes} bytes of memory"),
         (request.disk_bytes > offer.disk_bytes, f"it lends {offer.disk_bytes} bytes of disk"),
         (request.gpus > len(offer.gpus), f"it has {len(offer.gpus)} GPUs"),
+        (request.is_online > bool(offer.hosts), "it lets no job reach any other machine"),
         (
             request.wall_seconds > offer.wall_seconds_max,
             f"it runs jobs of at most {offer.wall_seconds_max} s",
@@ -333,6 +354,7 @@ _RECEIPT = items(
     uint(INTEGER_MAX),
     uint(INTEGER_MAX),
     uint(INTEGER_MAX),
+    uint(INTEGER_MAX),
     optional_binary(ID_BYTES),
     uint(AMOUNT_MAX),
     optional_binary(ID_BYTES),
@@ -355,6 +377,8 @@ class JobReceipt(NamedTuple):
     cpu_us_plus_one: int
     """Microseconds of processor time plus one; 0 where the machine can't tell."""
     memory_peak_bytes: int
+    energy_joules_plus_one: int
+    """What the job's GPUs took, plus one; 0 where the machine can't tell."""
     outputs: bytes
     """SHA-256 of the sealed outputs, or none."""
     amount: int

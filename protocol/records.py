@@ -27,6 +27,7 @@ from protocol.codec import (
     unpack,
 )
 from protocol.credits import AMOUNT_MAX
+from protocol.disputes import DISPUTE_SHAPE, Dispute
 from protocol.errors import InvalidInput
 from protocol.identifiers import ID_BYTES, Slot, Tag, compute_id
 from protocol.limits import (
@@ -73,6 +74,7 @@ class Kind(IntEnum):
     REINSTATE = 12
     AMEND = 13
     ROTATE = 14
+    DISPUTE = 15
 
 
 @unique
@@ -285,7 +287,7 @@ class Rotate(NamedTuple):
     key: bytes
 
 
-_BodyOfAccount = Transfer | Program | Grant | Sponsor | Hold | ReclaimRequest | Suspend | Reinstate | Rotate
+_BodyOfAccount = Transfer | Program | Grant | Sponsor | Hold | ReclaimRequest | Suspend | Reinstate | Rotate | Dispute
 Body = _BodyOfAccount | Enrol | Leave | Settle | Reclaim | Amend
 
 _ID = binary(ID_BYTES)
@@ -341,15 +343,8 @@ def _make_hold(raw: tuple[Any, ...]) -> Body:
     return Hold(raw[0], tuple(map(Draw._make, raw[1])), Terms._make(raw[2]))
 
 
-_PROGRAM = items(
-    _MEMBER,
-    text(NAME_BYTES_MAX, 1),
-    text(PURPOSE_BYTES_MAX),
-    _AMOUNT,
-    uint(EPOCHS_MAX),
-    uint(1),
-    set_of(_LABEL, JOB_CLASSES_MAX),
-)
+_NAMES = (text(NAME_BYTES_MAX, 1), text(PURPOSE_BYTES_MAX))
+_PROGRAM = items(_MEMBER, *_NAMES, _AMOUNT, uint(EPOCHS_MAX), uint(1), set_of(_LABEL, JOB_CLASSES_MAX))
 _GRANT = items(_ID, _EXPIRY, list_of(items(_ID, _ID, _AMOUNT), OUTPUTS_MAX, 1))
 _TERMS = items(uint(), _ID, binary(PUBLIC_KEY_BYTES), uint(GRACE_SECONDS_MAX, 1), _ID, _ID, _LABEL)
 _HOLD = items(_ID, list_of(items(_OPTIONAL_ID, _EXPIRY, _AMOUNT), DRAWS_MAX, 1), _TERMS)
@@ -371,6 +366,7 @@ _FORMS: dict[int, _Form] = {
     Kind.REINSTATE: _Form(ScopeKind.ACCOUNT, 1, Reinstate._make, items(_MEMBER, _ID)),
     Kind.AMEND: _Form(ScopeKind.CHARTER, 1, Amend._make, items(binary_up_to(CHARTER_BYTES_MAX, 1))),
     Kind.ROTATE: _Form(ScopeKind.ACCOUNT, 2, Rotate._make, items(binary(PUBLIC_KEY_BYTES))),
+    Kind.DISPUTE: _Form(ScopeKind.ACCOUNT, 1, Dispute._make, DISPUTE_SHAPE),
 }
 
 

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 from protocol.causes import get_named_records, get_outgoing
 from protocol.charter import Charter
 from protocol.credits import AMOUNT_MAX
+from protocol.disputes import PAYEE_REASONS, PAYER_REASONS, Dispute
 from protocol.errors import InvalidInput, Reason, Rejected
 from protocol.identifiers import compute_account_id, compute_voucher_id
 from protocol.ledger import Ledger, read_amendment
-from protocol.limits import EPOCHS_MAX, SUSPENSION_SECONDS_MAX
+from protocol.limits import DISPUTE_SECONDS_MAX, EPOCHS_MAX, SUSPENSION_SECONDS_MAX
 from protocol.records import (
     Amend,
     Draw,
@@ -80,7 +81,7 @@ def check_writer(record: Record, ledger: Ledger) -> None:
     signer = record.signers[0]
     member = charter.members_by_key.get(signer)
     match record.body:
-        case Transfer() | Hold() | ReclaimRequest():
+        case Transfer() | Hold() | ReclaimRequest() | Dispute():
             is_writer = _is_owner(signer, record.account, ledger)
         case Rotate(key=key):
             is_persons = record.account not in charter.member_accounts
@@ -316,6 +317,20 @@ def _check_reinstate(record: Record, body: Reinstate, ledger: Ledger) -> None:
         raise Rejected(Reason.TERMS_WRONG, "this member has not suspended the account")
 
 
+def _check_dispute(record: Record, body: Dispute, ledger: Ledger) -> None:
+    hold = ledger.holds[body.hold]
+    sides = {PAYER_REASONS: hold.payer, PAYEE_REASONS: hold.payee}
+    if record.account not in sides.values():
+        raise Rejected(Reason.TERMS_WRONG, "only the payer or the payee of a hold disputes it")
+    if not any(body.reason in reasons for reasons, account in sides.items() if account == record.account):
+        raise Rejected(Reason.TERMS_WRONG, "that is what the other side of a job may say, not this one")
+    if any(state.account == record.account for state in ledger.disputes.get(body.hold, {}).values()):
+        raise Rejected(Reason.TERMS_WRONG, "this side has disputed the hold already, for good")
+    epochs = -(-DISPUTE_SECONDS_MAX // ledger.charter.fields.epoch_seconds)
+    if not hold.is_open and record.epoch > hold.end_epoch + epochs:
+        raise Rejected(Reason.TERMS_WRONG, f"a hold is disputed within {epochs} epochs of its end")
+
+
 def _check_rotate(record: Record, body: Rotate, ledger: Ledger) -> None:
     if not ledger.is_known(record.account):
         raise Rejected(Reason.TERMS_WRONG, "no member has vouched for this account, and it never received anything")
@@ -363,4 +378,5 @@ _BODY_RULES: dict[int, Callable[[Record, Any, Ledger], None]] = {
     Kind.REINSTATE: _check_reinstate,
     Kind.AMEND: _check_amend,
     Kind.ROTATE: _check_rotate,
+    Kind.DISPUTE: _check_dispute,
 }

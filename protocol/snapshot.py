@@ -32,6 +32,7 @@ from protocol.codec import (
     unpack,
 )
 from protocol.contests import Contest, PromiseGiven
+from protocol.disputes import DisputeReason
 from protocol.errors import InvalidInput
 from protocol.finality import Tally, full_mask
 from protocol.identifiers import ID_BYTES
@@ -52,7 +53,7 @@ from protocol.records import SCOPE_BYTES, Draw, Lot, Program, Terms, decode_reco
 from protocol.replica import LogEntry, Replica
 from protocol.signatures import NO_SIGNATURE, PUBLIC_KEY_BYTES
 from protocol.statements import Adopt, decode_slot_proposal, decode_unlock_request
-from protocol.states import EnrolmentState, Head, HoldPhase, HoldState, ProgramState, SponsorState
+from protocol.states import DisputeState, EnrolmentState, Head, HoldPhase, HoldState, ProgramState, SponsorState
 
 FACT_BYTES_MAX = 2 * RECORD_BYTES_MAX
 """The longest fact holds a charter, a record or a proposal."""
@@ -85,7 +86,8 @@ _SHAPES: dict[str, tuple[Shape, ...]] = {
     "program": (_ID, uint(), _PROGRAM),
     "enrolment": (_ID, _ID, uint(), _ID, uint(), uint()),
     "sponsor": (_ID, uint(), _ID, uint()),
-    "hold": (_ID, _ID, _ID, list_of(_LOT, DRAWS_MAX, 1), _TERMS, uint(), uint(2), uint(), _NAME),
+    "hold": (_ID, _ID, _ID, list_of(_LOT, DRAWS_MAX, 1), _TERMS, uint(), uint(2), uint(), _NAME, uint()),
+    "dispute": (_ID, _ID, _ID, uint(), uint(len(DisputeReason), 1), _ID),
     "request": (_ID, _ID),
     "frozen": (_SCOPE,),
     "overdraft": (_SCOPE, _NAME, uint(), uint()),
@@ -173,10 +175,10 @@ def restore_ledger(charter: Charter, facts: Facts) -> Ledger:
         ledger.programs[key] = ProgramState(member, Program._make(body))
     ledger.enrolments = {key: EnrolmentState(*state) for key, *state in facts["enrolment"]}
     ledger.sponsors = {key: SponsorState(*state) for key, *state in facts["sponsor"]}
-    for key, payer, payee, draws, terms, epoch, phase, paid, request in facts["hold"]:
+    for key, payer, payee, draws, terms, epoch, phase, *rest in facts["hold"]:
         escrow = tuple(Draw._make(draw) for draw in draws)
         end = HoldPhase(phase)
-        ledger.holds[key] = HoldState(payer, payee, escrow, Terms._make(terms), epoch, end, paid, request)
+        ledger.holds[key] = HoldState(payer, payee, escrow, Terms._make(terms), epoch, end, *rest)
     ledger.allowances = {(issuer, program, account): n for issuer, program, account, n in facts["allowance"]}
     ledger.backing = {(member, epoch): amount for member, epoch, amount in facts["backing"]}
     ledger.caps = {(member, epoch): amount for member, epoch, amount in facts["cap"]}
@@ -184,6 +186,8 @@ def restore_ledger(charter: Charter, facts: Facts) -> Ledger:
     ledger.requests = dict(facts["request"])
     for account, suspending, until_epoch in facts["suspension"]:
         ledger.suspensions.setdefault(account, {})[suspending] = until_epoch
+    for hold, record, *state in facts["dispute"]:
+        ledger.disputes.setdefault(hold, {})[record] = DisputeState(*state)
     ledger.keys = dict(facts["key"])
     ledger.tags = dict(facts["tag"])
     for enrolment in ledger.enrolments.values():

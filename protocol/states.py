@@ -54,6 +54,17 @@ class SponsorState(NamedTuple):
     until_epoch: int
 
 
+class DisputeState(NamedTuple):
+    """An applied dispute: which side of the hold says what of the other."""
+
+    account: bytes
+    epoch: int
+    reason: int
+    """A `DisputeReason`."""
+    evidence: bytes
+    """SHA-256 of the evidence file."""
+
+
 class HoldState(NamedTuple):
     """A hold: its escrow while open; what was paid when it has ended."""
 
@@ -67,6 +78,8 @@ class HoldState(NamedTuple):
     """Millicredits that the payee got or gave away; 0 unless settled."""
     request: bytes = NONE
     """Id of the payer's first reclaim-request, if there is one."""
+    end_epoch: int = 0
+    """The epoch in which it was settled or reclaimed; 0 while it is open."""
 
     @property
     def is_open(self) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from protocol import conversation, messages
 from protocol.batches import Batch
+from protocol.job_evidence import Rerun
 from protocol.metering import JobState, Rate, Tick, compute_charge
-from protocol.quotes import JobReceipt, Offer, Quote, QuoteRequest, RuntimeName
+from protocol.quotes import JobReceipt, Offer, OfferedGpu, Quote, QuoteRequest, RuntimeName
 from protocol.replica import Replica
 from protocol.statements import (
     Adopt,
@@ -27,6 +28,7 @@ from protocol.statements import (
     encode_statement,
 )
 from protocol.vote_cards import VoteCard
+from tests.disputed_jobs import make_shared_job
 from tests.local_members import Gathering, build_gathered_receipt, make_prefix
 from tests.strategies import (
     make_economy,
@@ -118,10 +120,11 @@ def _make_offer() -> bytes:
         8 * 10**9,
         10**10,
         0,
-        ("gpu", "gpu"),
+        (OfferedGpu("gpu", 80), OfferedGpu("gpu", 80)),
         500,
         (RuntimeName("python", make_id("python")), RuntimeName("torch", make_id("torch"))),
         ("cpu", "gpu"),
+        ("data.example:443",),
         3600,
         2_000_000,
         bytes(64),
@@ -135,9 +138,11 @@ def _make_quote_request() -> bytes:
             make_id("account"),
             SENDER_KEY,
             make_id("seal key"),
+            make_id("result key"),
             2,
             4 * 10**9,
             10**9,
+            1,
             1,
             600,
             make_id("torch"),
@@ -161,7 +166,7 @@ def _make_quote() -> bytes:
 
 def _make_job_receipts() -> list[bytes]:
     receipt = JobReceipt(
-        make_id("hold"), make_id("quote"), JobState.DONE, 0, 1000, 5, 10**6, make_id("out"), 7, b"", bytes(64), b""
+        make_id("hold"), make_id("quote"), JobState.DONE, 0, 1000, 5, 10**6, 301, make_id("out"), 7, b"", bytes(64), b""
     )
     by_donor = receipt.sign_as_donor(FEDERATION.id, _SENDER)
     return [by_donor.encode(), by_donor.sign_as_payer(FEDERATION.id, _SENDER).encode()]
@@ -182,6 +187,7 @@ def _make_messages() -> list[conversation.Message]:
         conversation.Refused("busy ☕"),
         conversation.Accepted(make_id("hold")),
         conversation.Started(make_id("hold")),
+        conversation.Standing("SUSPENDED", "the owner uses the machine"),
         conversation.LogChunk(17, b"epoch 1\n"),
         conversation.Ticked(_make_tick()),
         conversation.Result(_make_job_receipts()[0], "done"),
@@ -195,6 +201,19 @@ def _make_envelopes() -> list[bytes]:
         conversation.encode_envelope(FEDERATION.id, _SENDER, mailbox, number, message)
         for number, message in enumerate(_make_messages())
     ]
+
+
+def make_job_evidence() -> bytes:
+    """What the payer of a job has when it disputes it."""
+    return _make_job_evidence()[0]
+
+
+def _make_job_evidence() -> list[bytes]:
+    job = make_shared_job()
+    ticks = job.make_ticks(10, 20, checkpoints=[1])
+    evidence = job.make_evidence(ticks, job.make_receipt(ticks), result_key=make_id("result key"))
+    rerun = Rerun(evidence.hold_receipt, evidence.quote, evidence.job_receipt, b"")
+    return [evidence.encode(), evidence._replace(reruns=(rerun,), request=b"", result_key=b"").encode()]
 
 
 # -- synchronising ----------------------------------------------------------------------------------------------------
@@ -239,6 +258,7 @@ def make_seeds() -> dict[str, Sequence[bytes]]:
         "quote": [_make_quote()],
         "job_receipt": _make_job_receipts(),
         "tick": [_make_tick()],
+        "job_evidence": _make_job_evidence(),
         "message": [conversation.encode_message(message) for message in _make_messages()],
         "envelope": _make_envelopes(),
         "script": [conversation.Script("pip list", "python run.py", (("A", "1"), ("B", ""))).encode()],

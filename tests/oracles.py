@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from protocol.charter import Charter, decode_charter
+from protocol.disputes import Dispute
 from protocol.ledger import Ledger
 from protocol.records import (
     SCOPE_BYTES,
@@ -96,7 +97,7 @@ class NaiveFold:
             return False
         if isinstance(body, Hold) and body.terms.charter_version not in self.charters:
             return False
-        if isinstance(body, ReclaimRequest) and not self._has(Hold, body.hold):
+        if isinstance(body, (ReclaimRequest, Dispute)) and not self._has(Hold, body.hold):
             return False
         if isinstance(body, Reclaim) and not (
             self._has(Hold, record.account) and self._has(ReclaimRequest, body.request)
@@ -217,6 +218,20 @@ class NaiveFold:
         for hold in self._last(Hold):
             asked = [r.id for r in self._last(ReclaimRequest) if getattr(r.body, "hold", b"") == hold.id]
             assert ledger.holds[hold.id].request == (asked[0] if asked else b"")
+        self._check_jobs(ledger)
+
+    def _check_jobs(self, ledger: Ledger) -> None:
+        """Disputes stand for ever, in frozen scopes, too; and a hold knows the last epoch in which it was ended."""
+        disputes = {r.id: r for r in self.done.values() if isinstance(r.body, Dispute)}
+        stated = {name: (hold, *it) for hold, found in ledger.disputes.items() for name, it in found.items()}
+        assert stated == {
+            name: (r.body.hold, r.account, r.epoch, r.body.reason, r.body.evidence)
+            for name, r in disputes.items()
+            if isinstance(r.body, Dispute)
+        }
+        for name, hold in ledger.holds.items():
+            ends = [r.epoch for r in self.done.values() if r.scope == hold_scope(name)]
+            assert hold.end_epoch == max(ends, default=0)
 
     def check_equals(self, ledger: Ledger) -> None:
         """Assert that the incremental ledger says the same about everything."""

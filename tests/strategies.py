@@ -31,6 +31,7 @@ from protocol.charter import (
     decode_charter,
     found_charter,
 )
+from protocol.disputes import PAYEE_REASONS, PAYER_REASONS, Dispute, DisputeReason
 from protocol.finality import iterate_positions
 from protocol.identifiers import compute_account_id, compute_voucher_id
 from protocol.records import (
@@ -78,7 +79,17 @@ _is_prime_order_key = lru_cache(maxsize=1 << 12)(signatures.is_prime_order_key)
 def memoised_signature_checks() -> Iterator[None]:
     """Inside, each (key, message, signature) is checked once: the answer is a pure function of these bytes."""
     with ExitStack() as stack:
-        for module in ("records", "batches", "budgets", "rules", "charter", "evidence"):
+        for module in (
+            "records",
+            "batches",
+            "budgets",
+            "rules",
+            "charter",
+            "evidence",
+            "metering",
+            "quotes",
+            "job_evidence",
+        ):
             stack.enter_context(mock.patch(f"protocol.{module}.is_valid_signature", _is_valid_signature))
         stack.enter_context(mock.patch("protocol.charter.is_prime_order_key", _is_prime_order_key))
         yield
@@ -279,6 +290,13 @@ class Federation:
         body, writer = Reinstate(member, person.account), self.member(member)
         return self.sign(Kind.REINSTATE, account_scope(writer.account), body, [writer], **place)
 
+    def dispute(
+        self, person: Person, hold: Record, reason: int = DisputeReason.WORK_LOST, evidence: bytes = b"", **place: Any
+    ) -> Record:
+        """A side of the hold accuses the other one."""
+        body = Dispute(hold.id, int(reason), evidence or make_id("evidence"))
+        return self.sign(Kind.DISPUTE, account_scope(person.account), body, [person], **place)
+
     def rotate(self, person: Person, after: Person, **place: Any) -> Record:
         """The account's next key, which `after` holds."""
         body = Rotate(after.public_key)
@@ -412,6 +430,8 @@ class HistoryWriter:
         """Account -> its owner with the key in force."""
         self.tips: dict[bytes, Record] = {}
         self.open_holds: list[Record] = []
+        self.disputable: list[tuple[bytes, Record]] = []
+        """(account, hold) of sides that have not disputed yet."""
         self.requests: list[tuple[Record, Record]] = []
         """(hold, its reclaim-request) of holds that may still be open."""
         self.sponsors = [economy.sponsor]
@@ -459,6 +479,7 @@ class HistoryWriter:
             self._write_grant: 3,
             self._write_amendment: 2,
             self._write_reclaim: 3,
+            self._write_dispute: 2,
             self._write_suspension: 1,
             self._write_rotation: 2,
             self._write_move: 1,
@@ -492,6 +513,7 @@ class HistoryWriter:
         place = self._place_in(payer.account) | {"charter_version": version}
         hold = self.federation.hold(payer, self.economy.donor, sponsor, draws, **place)
         self.open_holds.append(hold)
+        self.disputable += {(payer.account, hold), (self.economy.donor.account, hold)}
         return self._note(hold)
 
     def _write_settle(self) -> Record | None:
@@ -530,6 +552,17 @@ class HistoryWriter:
         request = self.federation.reclaim_request(payer, hold, **self._place_in(payer.account))
         self.requests.append((hold, request))
         return self._note(request)
+
+    def _write_dispute(self) -> Record | None:
+        """A side of a hold, open or ended, accuses the other one."""
+        if not self.disputable:
+            return None
+        self.disputable.sort(key=lambda side: (side[1].id, side[0]))
+        account, hold = self.disputable.pop(self.random.randrange(len(self.disputable)))
+        reasons = PAYER_REASONS if account == hold.account else PAYEE_REASONS
+        reason, evidence = self.random.choice(sorted(reasons)), self.random.randbytes(32)
+        place = self._place_in(account)
+        return self._note(self.federation.dispute(self.owners[account], hold, reason, evidence, **place))
 
     def _write_program(self) -> Record:
         number = self.random.choice(self.federation.numbers)
@@ -636,6 +669,7 @@ def make_records_of_every_kind(federation: Federation) -> list[Record]:
     settle = federation.settle(economy.donor, hold, 60, **gift)
     pending = federation.hold(payer, economy.donor, economy.sponsor, draws, sequence=2, prev=hold.id)
     request = federation.reclaim_request(payer, pending, sequence=3, prev=pending.id)
+    dispute = federation.dispute(payer, hold, DisputeReason.WORK_LOST, sequence=4, prev=request.id)
     suspend = federation.suspend(1, payee, sequence=1, prev=economy.program.id)
     rotated = rekey(payee, f"next key of {payee.name}")
     return [
@@ -646,6 +680,8 @@ def make_records_of_every_kind(federation: Federation) -> list[Record]:
         pending,
         request,
         federation.reclaim(payer, pending, request),
+        dispute,
+        federation.dispute(economy.donor, pending, DisputeReason.JOB_ABUSIVE),
         suspend,
         federation.reinstate(1, payee, sequence=2, prev=suspend.id),
         federation.rotate(payee, rotated),

@@ -44,7 +44,7 @@ KEPT_AWAY = {
 }
 
 # Where the name to import is not the name of the distribution.
-DISTRIBUTIONS = {"nacl": "pynacl", "playhouse": "peewee", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"nacl": "pynacl", "playhouse": "peewee", "pynvml": "nvidia_ml_py", "yaml": "pyyaml"}
 
 
 def list_modules(*folders: str) -> list[Path]:

@@ -1,26 +1,28 @@
-"""The commands of a donor: set up, measure, start, pause, finish. What will run is shown before anything does."""
+"""The commands of a donor: set up, measure, start. What will run is shown before anything does."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from node.donor.cli_dispute import dispute
+from node.donor.cli_jobs import earnings, jobs, status
+from node.donor.cli_machine import doctor, selftest
+from node.donor.cli_owner import finish, pause, resume, uninstall
+from node.donor.cli_prefs import allow, deny, prefs
 from node.errors import UserError
 from node.terminal import confirm, emit, home_option, json_option, yes_option
 
 if TYPE_CHECKING:
-    from node.donor.devices import Machine
+    from node.donor.hardware import Hardware
     from node.donor.settings import DonorHome, Settings
 
-DIRECTORY_NAME = "donor"
 MEMORY_SHARE = 0.5
 """Of the machine's memory, what is lent unless the donor says otherwise."""
 DISK_SHARE = 0.25
-RUNTIME_DEFAULT = "python-ml"
 BYTES_PER_GB = 10**9
 
 passphrase_option = click.option(
@@ -33,7 +35,10 @@ passphrase_option = click.option(
 
 @click.group()
 def group() -> None:
-    """Lend a machine: set-up, self-test, start, pause, finish."""
+    """Lend a machine: when, to whom, and what it earns."""
+
+
+group.add_command(dispute)
 
 
 @group.command()
@@ -44,10 +49,13 @@ def group() -> None:
 @click.option("--cores", type=click.IntRange(1), help="Cores to lend. Default: all.")
 @click.option("--memory", "memory_gb", type=float, help="GB of memory to lend. Default: half.")
 @click.option("--disk", "disk_gb", type=float, help="GB of disk to lend. Default: a quarter of what is free.")
+@click.option("--gpus", "gpu_count", type=click.IntRange(0), help="GPUs to lend. Default: all that are sound.")
 @click.option("--class", "job_classes", multiple=True, help="Classes of jobs to take. Default: batch.")
 @click.option("--tick", "tick_seconds", type=click.IntRange(1, 600), default=30, show_default=True,
               help="Seconds between two readings of the meter.")  # fmt: skip
-@click.option("--runtime", "runtimes", multiple=True, help=f"Packages to offer. Default: {RUNTIME_DEFAULT}.")
+@click.option(
+    "--runtime", "runtimes", multiple=True, help="Packages to offer. Default: python-ml, and with GPUs python-gpu."
+)
 @passphrase_option
 @yes_option
 @json_option
@@ -59,6 +67,7 @@ def setup(
     cores: int | None,
     memory_gb: float | None,
     disk_gb: float | None,
+    gpu_count: int | None,
     job_classes: tuple[str, ...],
     tick_seconds: int,
     runtimes: tuple[str, ...],
@@ -72,16 +81,22 @@ def setup(
     """
     import platform
 
-    from node.donor.devices import find_machine
+    from node.donor.calibrate import RUNTIME_FOR_CORES, RUNTIME_FOR_GPUS
+    from node.donor.doctor import choose_lendable_gpus
     from node.donor.enrolling import make_donor
-    from node.donor.settings import DonorHome, Settings
+    from node.donor.hardware import find_hardware
+    from node.donor.settings import DIRECTORY_NAME, DonorHome, Settings
     from node.served_charter import fetch_charter
 
     donor_home = DonorHome(home / DIRECTORY_NAME)
     if donor_home.settings_path.exists():
         raise UserError(f"a donor is set up in {donor_home.directory} already: edit donor.toml there to change it")
-    found = find_machine(donor_home.directory)
+    found = find_hardware(donor_home.directory)
     _check_lendable(found, memory_gb, disk_gb, runtimes)
+    gpus = choose_lendable_gpus(found.gpus, gpu_count)
+    usual_runtimes = [RUNTIME_FOR_CORES, RUNTIME_FOR_GPUS] if gpus else [RUNTIME_FOR_CORES]
+    served = fetch_charter(node_url, federation)
+    founded, newest = served.founded, served.charters[max(served.charters)]
     settings = Settings(
         node_url=node_url,
         machine=machine or platform.node() or "machine",
@@ -89,13 +104,14 @@ def setup(
         memory_bytes=round(memory_gb * BYTES_PER_GB) if memory_gb else round(found.memory_bytes * MEMORY_SHARE),
         disk_bytes=round(disk_gb * BYTES_PER_GB) if disk_gb else round(found.disk_free_bytes * DISK_SHARE),
         job_classes=sorted(set(job_classes or ("batch",))),
-        runtimes=sorted(set(runtimes or (RUNTIME_DEFAULT,))),
+        runtimes=sorted(set(runtimes or usual_runtimes)),
         tick_seconds=tick_seconds,
+        gpus=gpus,
+        acceptable_use=newest.policy.acceptable_use.hex(),
     )
     settings.check()
-    founded = fetch_charter(node_url, federation).founded
     if not yes:
-        for line in _iterate_consent(donor_home, settings, found.gpus, founded.charter.fields.name):
+        for line in _iterate_consent(donor_home, settings, found, founded.charter.fields.name):
             click.echo(line, err=True)
     confirm("Lend this machine so?", yes)
     address = make_donor(donor_home, settings, founded, passphrase_file)
@@ -107,7 +123,7 @@ def setup(
     emit(document, lines, as_json)
 
 
-def _check_lendable(found: Machine, memory_gb: float | None, disk_gb: float | None, runtimes: tuple[str, ...]) -> None:
+def _check_lendable(found: Hardware, memory_gb: float | None, disk_gb: float | None, runtimes: tuple[str, ...]) -> None:
     """Raises: UserError when more is lent than there is, or packages that nobody knows."""
     from node.donor.runtimes import KNOWN_RUNTIMES
 
@@ -122,104 +138,48 @@ def _check_lendable(found: Machine, memory_gb: float | None, disk_gb: float | No
         raise UserError(f"no packages are called {', '.join(unknown)}: choose of {', '.join(KNOWN_RUNTIMES)}")
 
 
-def _iterate_consent(
-    donor_home: DonorHome, settings: Settings, gpus: tuple[str, ...], federation: str
-) -> Iterator[str]:
+def _iterate_consent(donor_home: DonorHome, settings: Settings, found: Hardware, federation: str) -> Iterator[str]:
     yield f"What you agree to lend to the federation {federation}:"
     yield ""
-    yield "  What runs      programs of people whom you don't know, one at a time"
+    yield "  What runs      programs of people whom you don't know"
     yield f"  With           {settings.cores} cores, {settings.memory_bytes / 1e9:.1f} GB of memory,"
     yield f"                 {settings.disk_bytes / 1e9:.1f} GB of disk, at most {settings.wall_seconds_max} s a job"
     yield f"  Classes        {', '.join(settings.job_classes)}"
     yield f"  Packages       {', '.join(settings.runtimes)} (built once, by the self-test)"
-    if gpus:
-        yield f"  Not lent       {len(gpus)} GPUs ({', '.join(sorted(set(gpus)))}): jobs can't use them yet"
+    for one in found.gpus:
+        what = f"{one.gpu.name}, {one.gpu.memory_bytes / 1e9:.1f} GB ({one.gpu.uuid})"
+        if one.gpu.uuid in settings.gpus:
+            yield f"  GPU            {what}, whole, to one job at a time"
+        else:
+            yield f"  Not lent       {what}{': ' if one.obstacle else ''}{one.obstacle}"
+    yield f"  Use policy     SHA-256 {settings.acceptable_use[:16]}...; the institution gives you the text"
     yield "  Can't reach    the network, your files, your other processes, your rights (`selftest` checks it)"
     yield "  Risk           nobody can promise that a sandbox has no hole; lend no machine that holds secrets"
     yield f"  Talks to       {settings.node_url} only; no port is opened on this machine"
-    yield f"  Keeps          everything in {donor_home.directory}; remove that folder and nothing is left"
+    yield f"  Keeps          everything in {donor_home.directory}; `allmende donor uninstall` leaves nothing"
     yield f"  Trust          you trust a payer with {settings.tick_seconds} s of work at a time"
-    yield "  To stop        `allmende donor pause` or Ctrl-C ends jobs at once; `finish` completes them"
+    yield "  To stop        `allmende donor pause` stops jobs at once, Ctrl-C ends them, `finish` completes them"
+    yield "  To choose      hours, limits and who may use it: `allmende donor prefs`"
     yield ""
-
-
-@group.command()
-@home_option
-@click.option("--quick", is_flag=True, help="Check the sandbox only; keep the last measurement.")
-@json_option
-def selftest(home: Path, quick: bool, as_json: bool) -> None:
-    """Check the sandbox, build the runtimes, and measure how fast this machine is. Takes a minute or two at first.
-
-    Example: allmende donor selftest
-    """
-    import trio
-
-    from node.donor.calibrate import check_sandbox, measure
-    from node.donor.executors.sandbox import Sandbox
-    from node.donor.runtimes import KNOWN_RUNTIMES, build_runtime
-
-    donor_home = _open(home)
-    settings = donor_home.load_settings()
-    known = [name for name in settings.runtimes if name in KNOWN_RUNTIMES]
-    if unknown := sorted(set(settings.runtimes) - set(known)):
-        raise UserError(
-            f"donor.toml names unknown runtimes ({', '.join(unknown)}): known are {', '.join(KNOWN_RUNTIMES)}"
-        )
-
-    async def test() -> Any:
-        sandbox = Sandbox(donor_home.sandbox)
-        try:
-            await sandbox.sweep()
-            await check_sandbox(sandbox, settings)
-            _tell("the sandbox holds: no network, no files of yours, no rights")
-            if quick:
-                return donor_home.load_score(), {}
-            built = {}
-            for name in known:
-                _tell(f"building the runtime {name}")
-                built[name] = await trio.to_thread.run_sync(
-                    build_runtime, name, KNOWN_RUNTIMES[name], donor_home.runtimes, _tell
-                )
-            if RUNTIME_DEFAULT not in built:
-                raise UserError(f"measuring needs the runtime {RUNTIME_DEFAULT}: add it to runtimes in donor.toml")
-            _tell("measuring")
-            return await measure(sandbox, settings, built[RUNTIME_DEFAULT], int(time.time())), built
-        finally:
-            sandbox.close()
-
-    score, built = trio.run(test)
-    if score is None:
-        raise UserError("this machine was never measured: run `allmende donor selftest` without --quick")
-    donor_home.save_score(score)
-    document = {
-        "weight": score.weight,
-        "gigaflops": round(score.gigaflops, 1),
-        "bandwidth_gb_per_second": round(score.bandwidth_gb_per_second, 2),
-        "memory_gb": round(score.memory_gb, 2),
-        "runtimes": {name: runtime.digest.hex() for name, runtime in built.items()},
-    }
-    lines = [
-        f"Matrix product {score.gigaflops:.1f} GFLOPS, memory {score.bandwidth_gb_per_second:.1f} GB/s, "
-        f"{score.memory_gb:.1f} GB lent",
-        f"Weight {score.weight} (the reference GPU has 1000)",
-        *(f"Runtime {name}: {runtime.digest.hex()[:16]}" for name, runtime in built.items()),
-    ]
-    emit(document, lines, as_json)
 
 
 @group.command()
 @home_option
 @passphrase_option
 def start(home: Path, passphrase_file: Path | None) -> None:
-    """Offer this machine and run jobs, until `finish` or Ctrl-C. Unfinished jobs are taken up first."""
+    """Offer this machine and run jobs, until `finish` or Ctrl-C. Unfinished jobs are taken up first.
+
+    Example: allmende donor start
+    """
     import logging
 
     import trio
 
     from node.donor.serving import serve
+    from node.donor.settings import open_donor
     from node.files import lock_directory
 
-    donor_home = _open(home)
+    donor_home = open_donor(home)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # One line for each long poll would bury what the donor wants to see.
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -228,74 +188,5 @@ def start(home: Path, passphrase_file: Path | None) -> None:
         trio.run(serve, donor_home, passphrase_file)
 
 
-@group.command()
-@home_option
-def pause(home: Path) -> None:
-    """Give my machine back: end running jobs at once and take no more, until `resume` or the next `start`."""
-    _open(home).write_wish("pause")
-    click.echo("The agent ends its jobs within a second; what they did since their last checkpoint is not charged.")
-
-
-@group.command()
-@home_option
-def resume(home: Path) -> None:
-    """Take jobs again after `pause`."""
-    _open(home).write_wish("run")
-    click.echo("The agent takes jobs again.")
-
-
-@group.command()
-@home_option
-def finish(home: Path) -> None:
-    """Complete the current job, take no more, then stop the agent."""
-    _open(home).write_wish("finish")
-    click.echo("The agent stops when the current job is done and settled.")
-
-
-@group.command()
-@home_option
-@json_option
-def status(home: Path, as_json: bool) -> None:
-    """Show what is lent, the last jobs, and what they earned."""
-    from node.donor.enrolling import read_address
-    from node.donor.job_file import SETTLED, JobFile
-    from protocol.credits import format_credits
-    from protocol.records import Settle, decode_record
-
-    donor_home = _open(home)
-    settings, score = donor_home.load_settings(), donor_home.load_score()
-    federation = donor_home.load_charter().charter.federation
-    jobs = []
-    for job in JobFile.load_all(donor_home.jobs):
-        document = job.document
-        body = decode_record(federation, document.settle).body if document.settle else None
-        paid = body.amount if document.state == SETTLED and isinstance(body, Settle) else None
-        jobs.append({"job": document.conversation[:10], "state": document.state, "paid_millicredits": paid})
-    earned = sum(job["paid_millicredits"] or 0 for job in jobs if isinstance(job["paid_millicredits"], int))
-    document_out = {
-        "address": read_address(donor_home),
-        "machine": settings.machine,
-        "wish": donor_home.read_wish(),
-        "weight": score.weight if score else None,
-        "earned_millicredits": earned,
-        "jobs": jobs,
-    }
-    lines = [
-        f"{settings.machine}: {document_out['wish']}, weight {document_out['weight'] or 'not measured'}",
-        f"Address: {document_out['address']}",
-        f"Earned here: {format_credits(earned)} credits in {len(jobs)} jobs",
-        *(f"  {job['job']}  {job['state']}" for job in jobs[-10:]),
-    ]
-    emit(document_out, lines, as_json)
-
-
-def _open(home: Path) -> DonorHome:
-    from node.donor.settings import DonorHome
-
-    donor_home = DonorHome(home / DIRECTORY_NAME)
-    donor_home.check_exists()
-    return donor_home
-
-
-def _tell(text: str) -> None:
-    click.echo(text, err=True)
+for command in (selftest, doctor, pause, resume, finish, prefs, allow, deny, status, jobs, earnings, uninstall):
+    group.add_command(command)

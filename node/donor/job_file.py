@@ -6,6 +6,7 @@ follows from that. The file is replaced whole (write, sync, rename).
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -13,12 +14,22 @@ import msgspec
 
 from node.errors import UserError
 from node.files import write_atomically
+from protocol.countersigning import choose_voucher
 from protocol.metering import END_STATES, JobState, Tick, Voucher, decode_tick
+
+log = logging.getLogger(__name__)
 
 DOCUMENT_NAME = "job.json"
 SETTLED = "SETTLED"
 RECLAIMED = "RECLAIMED"
 """The payer took everything back: the settlement came too late."""
+
+
+class Institution(msgspec.Struct, frozen=True):
+    """A member that has enrolled the person who pays for a job: it vouches for who that is."""
+
+    number: int
+    name: str
 
 
 class JobDocument(msgspec.Struct):
@@ -35,9 +46,14 @@ class JobDocument(msgspec.Struct):
     """Number of the last envelope that was taken."""
     sent: int = 0
     """Envelopes that may have been posted."""
+    suspended_at_seconds: float = 0
+    """Since when the job is suspended; 0 while it is not."""
+    log_sent: int = 0
+    """Bytes of the job's log that may have been posted."""
     hold: bytes = b""
     inputs: bytes = b""
-    started_at_seconds: int = 0
+    checkpoint: bytes = b""
+    """SHA-256 of the opened checkpoint that a tick named last, or none."""
     ticks: list[bytes] = []
     vouchers: list[tuple[int, int, bytes]] = []
     """(sequence, amount, signature), ascending; the first is for nothing."""
@@ -51,6 +67,8 @@ class JobDocument(msgspec.Struct):
     """The last one at which the settle record was proposed for the hold's slot; 0 if none."""
     settle_receipt: bytes = b""
     """Of the record that ended the hold: a settle, or the payer's reclaim."""
+    institutions: list[Institution] = []
+    """Those that vouched for the payer when it asked, as the donor's node said."""
 
     @property
     def is_ended(self) -> bool:
@@ -72,8 +90,7 @@ class JobDocument(msgspec.Struct):
 
     def choose_voucher(self, amount_due: int) -> Voucher:
         """The best voucher that takes no more than is due. There is one for nothing from the start on."""
-        fitting = [voucher for voucher in self.list_vouchers() if voucher.amount <= amount_due]
-        return max(fitting, key=lambda voucher: (voucher.amount, voucher.sequence))
+        return choose_voucher(self.list_vouchers(), amount_due)
 
 
 class JobFile:
@@ -107,6 +124,12 @@ class JobFile:
     def bundle_directory(self) -> Path:
         """Where the inputs are unpacked."""
         return self.directory / "bundle"
+
+    def enter(self, state: JobState) -> None:
+        """Write down where the job stands."""
+        self.document.state = state
+        self.save()
+        log.info("job %s: %s", self.document.conversation[:8], state)
 
     def save(self) -> None:
         """On disk when this returns."""

@@ -9,16 +9,18 @@ from __future__ import annotations
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.donor.job_file import JobFile
-from protocol.errors import InvalidInput
+from protocol.countersigning import check_follows_tick, find_saved_tick, must_stop
 from protocol.metering import (
     JobState,
     Tick,
     Voucher,
     check_voucher,
     compute_amount_due,
+    find_counted_tick,
     sign_tick,
 )
 from protocol.quotes import Quote, QuoteRequest
+from protocol.records import NONE
 
 
 class Meter:
@@ -44,10 +46,9 @@ class Meter:
         agreed = self._job.document.vouchers[-1][0]
         return [tick for tick in self._ticks if tick.sequence > agreed]
 
-    @property
-    def is_payer_behind(self) -> bool:
-        """True when the newest tick has no voucher: no further one is given on trust."""
-        return bool(self._ticks) and self._job.document.vouchers[-1][0] < self._ticks[-1].sequence
+    def must_stop(self, *, is_reclaim_asked: bool) -> bool:
+        """True when a further tick would be given for nothing: the newest has no voucher, or the credits go back."""
+        return must_stop(self.last_tick, self._job.document.vouchers[-1][0], is_reclaim_asked=is_reclaim_asked)
 
     @property
     def is_paid_up(self) -> bool:
@@ -55,13 +56,18 @@ class Meter:
         document = self._job.document
         return document.choose_voucher(document.amount_due).amount == document.amount_due
 
-    def add_tick(self, elapsed_ms: int) -> Tick:
-        """Read the meter. Time beyond the quote's wall time is never charged, whatever the clock says."""
+    def add_tick(self, elapsed_ms: int, checkpoint: bytes = NONE) -> Tick:
+        """Read the meter. `checkpoint` names what the payer has back from that moment.
+
+        Time beyond the quote's wall time is never charged, whatever the clock says.
+        """
         before = self.last_tick
         charged_ms = min(elapsed_ms, self._quote.wall_seconds * 1000)
         if before is not None:
             charged_ms = max(charged_ms, before.elapsed_ms)
-        tick = sign_tick(self._federation, self._key, self._job.document.hold, self._quote.rate, before, charged_ms)
+        tick = sign_tick(
+            self._federation, self._key, self._job.document.hold, self._quote.rate, before, charged_ms, checkpoint
+        )
         self._ticks.append(tick)
         self._job.document.ticks.append(tick.encode())
         self._job.save()
@@ -72,8 +78,7 @@ class Meter:
         document = self._job.document
         if document.vouchers and sequence <= document.vouchers[-1][0]:
             return
-        if not any((tick.sequence, tick.amount) == (sequence, amount) for tick in self._ticks):
-            raise InvalidInput("the voucher is for no tick of this job")
+        check_follows_tick(self._ticks, sequence, amount)
         self.check_signature(Voucher(document.hold, sequence, amount, signature))
         document.vouchers.append((sequence, amount, signature))
         self._job.save()
@@ -84,8 +89,6 @@ class Meter:
 
     def compute_due(self, state: JobState) -> tuple[int, Tick | None]:
         """(millicredits, the tick that counts) for a job that ended so."""
-        checkpoints = [tick for tick in self._ticks if tick.checkpoint]
-        last, checkpoint = self.last_tick, (checkpoints[-1] if checkpoints else None)
-        amount = compute_amount_due(self._quote.refund_table, state, last, checkpoint)
-        counted = next((tick for tick in (last, checkpoint) if tick and tick.amount == amount), None)
-        return amount, counted if amount else None
+        last, saved = self.last_tick, find_saved_tick(self._ticks)
+        amount = compute_amount_due(self._quote.refund_table, state, last, saved)
+        return amount, find_counted_tick(state, last, saved) if amount else None

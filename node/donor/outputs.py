@@ -12,11 +12,8 @@ from node.donor.executors.executor import Outcome
 from node.donor.post import Post
 from node.errors import UserError
 from node.sealing import open_sealed, seal
-from protocol.conversation import Script, compute_seal_context, decode_script
+from protocol.conversation import SCRIPT_NAME, WORK_NAME, Script, compute_seal_context, decode_script
 from protocol.errors import InvalidInput
-
-SCRIPT_NAME = "job"
-WORK_NAME = "work"
 
 
 async def fetch_inputs(
@@ -44,12 +41,12 @@ def read_script(directory: Path) -> Script:
     return decode_script((directory / SCRIPT_NAME).read_bytes())
 
 
-async def hand_over_outputs(post: Post, seal_key: bytes, hold: bytes, outcome: Outcome) -> tuple[bytes, str]:
+async def hand_over_outputs(post: Post, result_key: bytes, hold: bytes, outcome: Outcome) -> tuple[bytes, str]:
     """(digest of the sealed outputs, what to tell the payer about them). No digest: nothing could be handed over."""
 
     def pack() -> bytes:
         content = pack_bundle(outcome.output_directory, skip=True)
-        return seal(seal_key, content, compute_seal_context(b"outputs", hold))
+        return seal(result_key, content, compute_seal_context(b"outputs", hold))
 
     try:
         sealed = await trio.to_thread.run_sync(pack)

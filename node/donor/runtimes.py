@@ -43,6 +43,20 @@ KNOWN_RUNTIMES: dict[str, tuple[str, ...]] = {
         "scipy==1.17.1",
         "threadpoolctl==3.8.0",
     ),
+    # What cupy[ctk] resolves to, without its empty collective package. Needs a driver for CUDA 12; 1.8 GB are fetched.
+    "python-gpu": (
+        "cuda-pathfinder==1.9.0",
+        "cupy-cuda12x==14.2.0",
+        "numpy==2.4.6",
+        "nvidia-cublas-cu12==12.9.2.10",
+        "nvidia-cuda-nvrtc-cu12==12.9.86",
+        "nvidia-cuda-runtime-cu12==12.9.79",
+        "nvidia-cufft-cu12==11.4.1.4",
+        "nvidia-curand-cu12==10.3.10.19",
+        "nvidia-cusolver-cu12==11.7.5.82",
+        "nvidia-cusparse-cu12==12.5.10.65",
+        "nvidia-nvjitlink-cu12==12.9.86",
+    ),
 }
 
 _PYTHON = "/usr/bin/python3"

@@ -11,9 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.donor.agent import Agent
 from node.donor.enrolling import load_donor_key, load_seal_seed
-from node.donor.executors.sandbox import Sandbox
+from node.donor.executors.choosing import make_executor
+from node.donor.executors.devices import DevicePool
+from node.donor.gpus import GpuDriver
 from node.donor.runtimes import load_runtimes
-from node.donor.settings import DonorHome
+from node.donor.settings import DonorHome, Score, Settings
 from node.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -34,7 +36,9 @@ async def serve(home: DonorHome, passphrase_file: Path | None) -> None:
         raise UserError(f"runtimes that donor.toml offers are not built ({', '.join(missing)}): run the self-test")
     key = load_donor_key(home, passphrase_file)
     link = NodeClient(settings.node_url)
-    sandbox = Sandbox(home.sandbox)
+    lent = find_lent_gpus(settings, score)
+    devices = DevicePool(GpuDriver.open() if lent else None, lent)
+    executor = make_executor(settings.executor, home.sandbox, settings.slurm, devices)
     agent = Agent(
         home,
         settings,
@@ -43,8 +47,9 @@ async def serve(home: DonorHome, passphrase_file: Path | None) -> None:
         Ed25519PrivateKey.from_private_bytes(key.seed),
         load_seal_seed(home),
         link,
-        sandbox,
+        executor,
         runtimes,
+        devices=devices,
     )
     log.info("donor %s, node %s", agent.address, settings.node_url)
     try:
@@ -53,8 +58,19 @@ async def serve(home: DonorHome, passphrase_file: Path | None) -> None:
             await agent.run()
             nursery.cancel_scope.cancel()
     finally:
-        sandbox.close()
+        executor.close()
         link.close()
+
+
+def find_lent_gpus(settings: Settings, score: Score) -> list[str]:
+    """UUIDs of the cards to lend: those of the settings that passed the self-test.
+
+    Raises: UserError when others were measured: a card that never was has no weight, and one that is not lent any
+    more may have set the machine's.
+    """
+    if set(settings.gpus) != {gpu.uuid for gpu in score.gpus}:
+        raise UserError("donor.toml lends other GPUs than were measured: run `allmende donor selftest`")
+    return [gpu.uuid for gpu in score.sound_gpus]
 
 
 async def _stop_on_signal(agent: Agent, scope: trio.CancelScope) -> None:

@@ -8,6 +8,7 @@ first because its epoch has passed; where both claim the slot, our turns decide 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import trio
 
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 SUBMIT_WAIT_SECONDS = 20
 PAUSE_SECONDS_FIRST = 0.5
 PAUSE_SECONDS_MAX = 60.0
+CLAIM_SECONDS_MAX = 10.0
+"""For the question whether the payer has asked for its credits back."""
 
 
 def build_settle(shop: Workshop, job: JobFile) -> Record:
@@ -54,6 +57,15 @@ def build_settle(shop: Workshop, job: JobFile) -> Record:
         (quote.donor_key,),
     )
     return sign_record(charter.federation, draft, [shop.key])
+
+
+async def is_reclaim_asked(shop: Workshop, hold: bytes, patience_seconds: float) -> bool:
+    """Whether only the grace is left to settle in (spec 12.8, D3). False when nobody says so in that time: a node that
+    does not answer brings no vouchers either, so a job does not go on for long."""
+    answer = None
+    with suppress(UserError), trio.move_on_after(min(patience_seconds, CLAIM_SECONDS_MAX)):
+        answer = await shop.post.call(shop.post.link.get_job, encode_address(AddressKind.RECORD, hold))
+    return answer is not None and answer.reclaim_request is not None
 
 
 async def settle(shop: Workshop, job: JobFile) -> None:

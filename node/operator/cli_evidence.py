@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -17,6 +18,9 @@ from node.errors import UserError
 from node.operator.connection import connect
 from node.operator.homes import node_home_option
 from node.terminal import FILE, emit, json_option
+
+if TYPE_CHECKING:
+    from protocol.charter import Charters
 
 ID_CHARACTERS = 16
 
@@ -92,6 +96,8 @@ def find_evidence(known: list[api.Evidence], text: str) -> api.Evidence:
 def verify(file: Path, charter_file: Path, as_json: bool) -> None:
     """Check the proof in FILE and print whom it convicts. Uses no network; exit status 1 when it proves nothing.
 
+    FILE may also be the evidence of a disputed job: then it is said what that proves, and what is only asserted.
+
     \b
     Example:
         allmende evidence verify member-3.evidence --charter federation.json
@@ -100,11 +106,15 @@ def verify(file: Path, charter_file: Path, as_json: bool) -> None:
     from node.evidence import describe_verdict, list_accounts
     from protocol.errors import InvalidInput
     from protocol.evidence import EVIDENCE_BYTES_MAX, verify_evidence
+    from protocol.job_evidence import JOB_EVIDENCE_BYTES_MAX, is_job_evidence
 
     charters = read_federation(charter_file).decode_charters()
     with file.open("rb") as opened:
-        content = opened.read(EVIDENCE_BYTES_MAX + 1)
+        content = opened.read(max(EVIDENCE_BYTES_MAX, JOB_EVIDENCE_BYTES_MAX) + 1)
     try:
+        if is_job_evidence(content):
+            emit(*_judge_job(charters, content), as_json)
+            return
         verdict = verify_evidence(charters, content)
     except InvalidInput as error:
         raise UserError(f"{file} proves nothing in the federation {charters[0].fields.name}: {error}") from error
@@ -116,3 +126,25 @@ def verify(file: Path, charter_file: Path, as_json: bool) -> None:
         "text": text,
     }
     emit(document, [f"Proven: {text}"], as_json)
+
+
+def _judge_job(charters: Charters, content: bytes) -> tuple[dict[str, Any], list[str]]:
+    """What the evidence of a disputed job proves, for programs and for people. Raises: InvalidInput."""
+    from hashlib import sha256
+
+    from node.addresses import Kind, encode_address
+    from node.evidence import iterate_job_verdict
+    from protocol.job_evidence import verify_job_evidence
+
+    verdict = verify_job_evidence(charters, content)
+    document = {
+        "kind": "job",
+        "evidence": sha256(content).hexdigest(),
+        "hold": encode_address(Kind.RECORD, verdict.hold.id),
+        "payer": encode_address(Kind.ACCOUNT, verdict.hold.account),
+        "payee": encode_address(Kind.ACCOUNT, verdict.payee),
+        "reason": verdict.reason.name.lower(),
+        "proven": [claim.name.lower() for claim in verdict.claims],
+        "is_reason_proven": verdict.is_reason_proven,
+    }
+    return document, [f"A disputed job, hold {document['hold']}", *iterate_job_verdict(verdict)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from node.config import NodeHome
 from node.errors import UserError
 from node.operator.homes import node_home_option
 from node.terminal import emit, json_option, show_progress
+
+if TYPE_CHECKING:
+    from node.auditing import Audit
 
 WAIT_SECONDS = 60
 POLL_SECONDS = 0.5
@@ -100,16 +104,8 @@ def fetch_archive(home: NodeHome, as_json: bool) -> None:
     emit({"batches": fetched.batches, "missing": fetched.missing}, lines, as_json)
 
 
-@click.command()
-@node_home_option
-@json_option
-def audit(home: NodeHome, as_json: bool) -> None:
-    """Verify the whole ledger anew, from the genesis charter on: signatures, links, sums, roots. Stop the node first.
-
-    \b
-    Example:
-        allmende node audit
-    """
+def verify_ledger(home: NodeHome) -> Audit:
+    """Verify the whole ledger of a home whose node does not run. Raises: UserError when it does, or for a problem."""
     from node.auditing import Audit
     from node.files import lock_directory
     from node.pruning import iterate_archive
@@ -128,18 +124,7 @@ def audit(home: NodeHome, as_json: bool) -> None:
             is_late = store.begins_late
         finally:
             store.close()
-    result = {
-        "batches": examination.batch_count,
-        "records": examination.record_count,
-        "checkpoints": examination.checkpoint_count,
-        "state_root": examination.replica.compute_state_root().hex(),
-        "problems": examination.problems,
-    }
     if examination.problems:
         hint = " (old batches come back with `allmende node fetch-archive`)" if is_late else ""
         raise UserError(f"{len(examination.problems)} problems, the first: {examination.problems[0]}{hint}")
-    lines = [
-        f"Sound: {result['batches']} batches, {result['records']} records, {result['checkpoints']} checkpoints.",
-        f"State {result['state_root']}",
-    ]
-    emit(result, lines, as_json)
+    return examination

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+from collections.abc import Container
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +21,7 @@ from node.storage.database import StoreFailed
 from node.storage.limits import BLOB_SECONDS_MAX, BLOBS_BYTES_MAX, BLOBS_MAX
 from node.storage.store import StoreFull
 from protocol.errors import InvalidInput
+from protocol.job_evidence import JOB_EVIDENCE_BYTES_MAX
 
 _DRAFT_SUFFIX = ".new"
 
@@ -70,13 +72,18 @@ class BlobStore:
             draft.write(content)
             draft.finish()
 
-    def expire(self, now_seconds: int) -> int:
-        """Delete blobs that nobody stored or renewed for a week; how many went."""
+    def expire(self, now_seconds: int, kept: Container[str] = ()) -> int:
+        """Delete blobs that nobody stored or renewed for a week; how many went.
+
+        Evidence of disputes that still count is `kept`, by its digest in hex; what is too large to be evidence is not.
+        """
         removed = 0
         for entry in os.scandir(self.directory):
             with suppress(FileNotFoundError):
                 status = entry.stat(follow_symlinks=False)
-                if not entry.name.endswith(_DRAFT_SUFFIX) and status.st_mtime < now_seconds - BLOB_SECONDS_MAX:
+                if entry.name.endswith(_DRAFT_SUFFIX) or status.st_mtime >= now_seconds - BLOB_SECONDS_MAX:
+                    continue
+                if status.st_size > JOB_EVIDENCE_BYTES_MAX or entry.name not in kept:
                     os.unlink(entry.path)
                     self.release(status.st_size, 1)
                     removed += 1

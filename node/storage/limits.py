@@ -35,6 +35,16 @@ BLOBS_MAX = 100_000
 BLOB_SECONDS_MAX = MESSAGE_SECONDS_MAX
 """As long as the messages that name the blob."""
 
+METERED_MAX = 128
+METERED_PER_ACCOUNT_MAX = 8
+"""Jobs that are followed for absent wallets at a time: each holds a connection to its donor's node."""
+
+METERED_ROWS_MAX = 20_000
+"""With those that are over and wait to be fetched: 15 kB each."""
+
+METERED_SECONDS_MAX = 7 * 24 * 3600
+"""How long the state of one that is over is kept, after the end that its order named."""
+
 WAL_PAGES_MAX = 4000
 """16 MB of log before SQLite copies it into the file: fewer copies of the pages that every commit touches."""
 

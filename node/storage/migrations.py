@@ -60,6 +60,15 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE fact (number INTEGER NOT NULL PRIMARY KEY, encoded BLOB NOT NULL)",
         "CREATE TABLE receipt (record BLOB NOT NULL PRIMARY KEY, encoded BLOB NOT NULL)",
     ),
+    (
+        """CREATE TABLE metering (
+            ticket BLOB NOT NULL PRIMARY KEY,
+            account BLOB NOT NULL,
+            is_active INTEGER NOT NULL,
+            expires_seconds INTEGER NOT NULL,
+            encoded BLOB NOT NULL
+        )""",
+    ),
 )
 
 

@@ -26,6 +26,10 @@ from node.storage.limits import (
     MAILBOX_BYTES_MAX,
     MAILBOX_MESSAGES_MAX,
     MESSAGE_SECONDS_MAX,
+    METERED_MAX,
+    METERED_PER_ACCOUNT_MAX,
+    METERED_ROWS_MAX,
+    METERED_SECONDS_MAX,
     OFFERS_MAX,
     POST_BYTES_MAX,
     POST_MESSAGES_MAX,
@@ -33,7 +37,7 @@ from node.storage.limits import (
     READ_MESSAGES_MAX,
 )
 from node.storage.migrations import STEPS, check_whose, run_sql
-from node.storage.tables import Batch, BudgetRequest, Mark, Message, Offer
+from node.storage.tables import Batch, BudgetRequest, Mark, Message, Metering, Offer
 from protocol.quotes import OFFER_BYTES_MAX
 
 _APPEND = Batch.insert(id=b"", encoded=b"").on_conflict(conflict_target=[Batch.id], action="NOTHING").sql()[0]
@@ -74,6 +78,17 @@ class StoredRequest(NamedTuple):
     account: bytes
     encoded: bytes
     is_approved: bool
+
+
+class StoredMetering(NamedTuple):
+    """A job that is metered for a wallet."""
+
+    ticket: bytes
+    account: bytes
+    is_active: bool
+    """False: it was given back, or is over."""
+    expires_seconds: int
+    encoded: bytes
 
 
 class StoredMessage(NamedTuple):
@@ -305,6 +320,43 @@ class Store:
             rows = query.where(Offer.expires_seconds > now_seconds).order_by(Offer.donor).tuples().execute(reading)
             return [(bytes(donor), bytes(encoded), int(expires)) for donor, encoded, expires in rows]
 
+    # Jobs that are metered for absent wallets.
+
+    def put_metering(self, row: StoredMetering) -> None:
+        """Keep a job's state in place of the one before; on disk on return. Raises: StoreFull for one too many."""
+        kept = Metering
+        with self._database.transaction():
+            run = self._database.peewee
+            known = kept.select(kept.is_active).where(kept.ticket == row.ticket).tuples().execute(run)[:]
+            if row.is_active and not (known and known[0][0]):
+                for condition, limit in (
+                    (kept.ticket != row.ticket, METERED_ROWS_MAX),
+                    (kept.is_active, METERED_MAX),
+                    (kept.is_active & (kept.account == row.account), METERED_PER_ACCOUNT_MAX),
+                ):
+                    query = kept.select(peewee.fn.COUNT(kept.ticket)).where(condition)
+                    if query.tuples().execute(run)[0][0] >= limit:
+                        raise StoreFull("this node meters too many jobs already")
+            kept.insert(**row._asdict()).on_conflict_replace().execute(run)
+
+    def get_metering(self, ticket: bytes) -> StoredMetering | None:
+        """The state of one job."""
+        found = self._read_metering(Metering.ticket == ticket)
+        return found[0] if found else None
+
+    def list_active_metering(self) -> list[StoredMetering]:
+        """All jobs that are being followed."""
+        return self._read_metering(Metering.is_active == True)  # noqa: E712 - an expression of peewee
+
+    def _read_metering(self, condition: peewee.Expression) -> list[StoredMetering]:
+        kept = Metering
+        query = kept.select(kept.ticket, kept.account, kept.is_active, kept.expires_seconds, kept.encoded)
+        with self._database.reading() as reading:
+            rows = query.where(condition).order_by(kept.ticket).tuples().execute(reading)
+            return [
+                StoredMetering(bytes(row[0]), bytes(row[1]), bool(row[2]), int(row[3]), bytes(row[4])) for row in rows
+            ]
+
     # Mailboxes.
 
     def append_message(self, mailbox: bytes, content: bytes, now_seconds: int) -> int:
@@ -365,6 +417,8 @@ class Store:
             ((count, size),) = aged.where(Message.posted_seconds < oldest).tuples().execute(run)
             Message.delete().where(Message.posted_seconds < oldest).execute(run)
             offers = Offer.delete().where(Offer.expires_seconds <= now_seconds).execute(run)
+            is_forgotten = ~Metering.is_active & (Metering.expires_seconds < now_seconds - METERED_SECONDS_MAX)
+            Metering.delete().where(is_forgotten).execute(run)
         self._messages -= int(count)
         self._message_bytes -= int(size or 0)
         return int(count) + int(offers)

@@ -113,4 +113,17 @@ class Mark(Row):
         primary_key = peewee.CompositeKey("kind", "name")
 
 
-TABLES: tuple[type[Row], ...] = (Ledger, Batch, BudgetRequest, Offer, Message, Mark, Fact, Receipt)
+class Metering(Row):
+    """Jobs whose meter this node answers for a wallet that is away, by the name that only the two know."""
+
+    ticket = peewee.BlobField(primary_key=True)
+    account = peewee.BlobField()
+    is_active = peewee.BooleanField()
+    expires_seconds = peewee.IntegerField()
+    encoded = peewee.BlobField()
+
+    class Meta:
+        table_name = "metering"
+
+
+TABLES: tuple[type[Row], ...] = (Ledger, Batch, BudgetRequest, Offer, Message, Mark, Fact, Receipt, Metering)

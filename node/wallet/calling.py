@@ -36,6 +36,30 @@ def _patiently(call: Callable[[], T]) -> T:
         time.sleep(PAUSE_SECONDS)
 
 
+class Connections:
+    """Connections to the nodes of donors, one for each, closed at the end. The wallet's own is used again."""
+
+    def __init__(self, wallet: Wallet) -> None:
+        self._wallet = wallet
+        self._others: dict[str, NodeClient] = {}
+
+    def __call__(self, url: str) -> NodeClient:
+        from node.client import NodeClient
+
+        if url.rstrip("/") == self._wallet.node_url.rstrip("/"):
+            return self._wallet.client
+        if url not in self._others:
+            self._others[url] = NodeClient(url)
+        return self._others[url]
+
+    def __enter__(self) -> Connections:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self._others.values():
+            client.close()
+
+
 class Line:
     """Both directions of one job's conversation."""
 
@@ -49,6 +73,7 @@ class Line:
     def say(self, message: Message) -> None:
         """Post a message. Its number is used up on disk first: a gap means nothing, a repetition is ignored."""
         job, mailbox = self._job, self._request.mailbox_to_donor
+        assert not job.is_detached, "two speakers would use the same numbers"
         number = job.sent
         job.sent = number + 1
         save_job(self._wallet, job)

@@ -16,8 +16,9 @@ from node.errors import Unreachable, UserError
 from node.files import write_atomically
 from node.sealing import open_sealed
 from node.wallet.calling import Line
+from node.wallet.checkpoints import keep_checkpoint
 from node.wallet.job_ends import look_for_end, take_end
-from node.wallet.job_records import WalletJob, get_job_directory, save_job
+from node.wallet.job_records import WalletJob, get_checkpoint_path, get_job_directory, get_outputs_path, save_job
 from protocol.conversation import (
     Accepted,
     LogChunk,
@@ -26,28 +27,23 @@ from protocol.conversation import (
     Refused,
     Result,
     Settled,
+    Standing,
     Started,
     Ticked,
     VoucherGiven,
     compute_seal_context,
 )
 from protocol.errors import InvalidInput
-from protocol.metering import (
-    JobState,
-    check_tick,
-    compute_amount_due,
-    decode_tick,
-    sign_voucher,
-)
+from protocol.metering import JobState, decode_tick
 from protocol.quotes import NO_EXIT_STATUS, decode_job_receipt
 
 if TYPE_CHECKING:
     from node.wallet.jobs import Connect
     from node.wallet.wallet import Wallet
 
-POLL_SECONDS = 15.0
-CLOCK_SLACK_MS = 5_000
-"""How much a donor's tick may run ahead of this machine's clock: a second is lost here and there."""
+POLL_SECONDS = 5.0
+"""How long one question for news waits; another command that cancels the job waits so long, too."""
+REFUSED_TICKS_MAX = 16
 LOG_BYTES_MAX = 16 * 1024 * 1024
 
 Tell = Callable[[str], None]
@@ -57,23 +53,54 @@ Show = Callable[[bytes], None]
 class Follower:
     """Takes the donor's messages for one job."""
 
-    def __init__(self, wallet: Wallet, job: WalletJob, connect: Connect, show_log: Show, tell: Tell) -> None:
+    def __init__(
+        self,
+        wallet: Wallet,
+        job: WalletJob,
+        connect: Connect,
+        show_log: Show,
+        tell: Tell,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`beat` is called before each look into the mailbox."""
+        if job.is_detached:
+            raise UserError(f"your node looks after job {job.job_id}: `allmende job attach {job.job_id}` takes it back")
         self._wallet = wallet
         self._job = job
         self._line = Line(wallet, job, connect)
         self._quote = job.decode_quote(wallet)
         self._request = job.decode_request(wallet)
+        self._meter = job.make_meter(wallet)
         self._show_log = show_log
         self._tell = tell
+        self._beat = beat
 
     def follow(self, *, is_waiting: bool = True) -> None:
         """Take what there is; with `is_waiting` until the job is settled. Raises: Unreachable."""
+        self._fetch_wanted_checkpoint()
         while not self._job.is_over:
+            self._beat()
             count = self._line.hear(self._handle, POLL_SECONDS if is_waiting else 0)
             if not count:
+                self._take_kept_result()
                 look_for_end(self._wallet, self._job)  # the donor may be gone, or not say that it has settled
             if not count and not is_waiting:
                 return
+
+    def _fetch_wanted_checkpoint(self) -> None:
+        """Have the checkpoint that our node agreed to while the job was with it: the node could not open it."""
+        if self._job.checkpoint_wanted:
+            try:
+                self._keep_checkpoint(self._job.checkpoint_wanted)
+            except InvalidInput as error:
+                self._tell(str(error))
+            self._job.checkpoint_wanted = b""
+            save_job(self._wallet, self._job)
+
+    def _take_kept_result(self) -> None:
+        """The donor's letter on the end may be gone by now; our node has kept what was in it."""
+        if self._job.metered_receipt and not self._job.receipt:
+            self._take_result(Result(self._job.metered_receipt, self._job.detail))
 
     def _handle(self, message: Message) -> None:
         match message:
@@ -81,6 +108,8 @@ class Follower:
                 self._enter(JobState.STAGING, "the donor has accepted, and fetches the inputs")
             case Started():
                 self._enter(JobState.RUNNING, "the job runs")
+            case Standing():
+                self._take_standing(message)
             case LogChunk():
                 self._take_log(message)
             case Ticked():
@@ -99,6 +128,13 @@ class Follower:
             save_job(self._wallet, self._job)
             self._tell(text)
 
+    def _take_standing(self, standing: Standing) -> None:
+        reason = f": {standing.detail}" if standing.detail else ""
+        if standing.state == JobState.SUSPENDED:
+            self._enter(JobState.SUSPENDED, f"the job is suspended{reason}; this time is free")
+        elif standing.state == JobState.RUNNING:
+            self._enter(JobState.RUNNING, f"the job goes on{reason}")
+
     def _take_log(self, chunk: LogChunk) -> None:
         directory = get_job_directory(self._wallet, self._job)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -112,39 +148,36 @@ class Follower:
     # -- paying as it goes --------------------------------------------------------------------------------------
 
     def _take_tick(self, encoded: bytes) -> None:
-        """Agree, or say why not. A tick that was agreed to before is answered again: the answer may be lost."""
-        job = self._job
+        """Agree, or say why not. What is agreed to is on disk before it is said."""
+        job, meter = self._job, self._meter
         try:
             tick = decode_tick(encoded)
-            if encoded not in job.ticks:
-                if job.receipt:
-                    raise InvalidInput("the donor had said that the job is over")
-                self._check_new_tick(encoded)
-                job.ticks.append(encoded)
-                save_job(self._wallet, job)
+            checkpoint = meter.find_new_checkpoint(tick)
+            if checkpoint:
+                self._keep_checkpoint(checkpoint)
+            before = meter.last
+            voucher = meter.answer(tick, self._wallet.now(), checkpoint)
         except InvalidInput as error:
             job.dispute = job.dispute or f"a tick was not agreed to: {error}"
+            if len(job.refused_ticks) < REFUSED_TICKS_MAX and encoded not in job.refused_ticks:
+                job.refused_ticks.append(encoded)  # a dispute shows it
+            save_job(self._wallet, job)
             self._tell(job.dispute)
             return
-        if encoded == job.ticks[-1]:
-            voucher = sign_voucher(self._wallet.federation, job.meter_key, job.hold, tick.sequence, tick.amount)
-            self._line.say(VoucherGiven(tick.sequence, tick.amount, voucher.signature))
+        if meter.last is not before:
+            job.ticks.append(encoded)
+            save_job(self._wallet, job)
+        if voucher is not None:
+            self._line.say(VoucherGiven(voucher.sequence, voucher.amount, voucher.signature))
 
-    def _check_new_tick(self, encoded: bytes) -> None:
-        ticks = self._job.list_ticks()
-        tick = decode_tick(encoded)
-        check_tick(
-            self._wallet.federation,
-            self._quote.donor_key,
-            self._job.hold,
-            self._quote.rate,
-            self._quote.amount_max,
-            ticks[-1] if ticks else None,
-            tick,
-        )
-        passed_ms = (self._wallet.now() + 1 - self._job.started_at_seconds) * 1000
-        if tick.elapsed_ms > passed_ms + CLOCK_SLACK_MS:
-            raise InvalidInput(f"it counts {tick.elapsed_ms} ms, and only {passed_ms} have passed here")
+    def _keep_checkpoint(self, digest: bytes) -> None:
+        """Have what the job could go on from before its time is agreed to. Raises: InvalidInput; Unreachable."""
+        try:
+            keep_checkpoint(self._wallet, self._job, self._line, digest)
+        except Unreachable:
+            raise
+        except (UserError, InvalidInput) as error:
+            raise InvalidInput(f"the checkpoint can't be had: {error}") from error
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -163,6 +196,7 @@ class Follower:
             job.dispute = f"the donor's receipt does not hold: {error}"
             self._tell(job.dispute)
             return
+        self._meter.is_closed = True
         job.receipt, job.detail = result.receipt, result.detail
         job.state = receipt.state
         save_job(self._wallet, job)
@@ -180,16 +214,10 @@ class Follower:
         """Why the wallet won't sign the donor's receipt, or nothing."""
         receipt = self._job.decode_receipt(self._wallet)
         assert receipt is not None
-        ticks = self._job.list_ticks()
-        checkpoints = [tick for tick in ticks if tick.checkpoint]
-        due = compute_amount_due(
-            self._quote.refund_table,
-            receipt.state,
-            ticks[-1] if ticks else None,
-            checkpoints[-1] if checkpoints else None,
-        )
-        if receipt.amount != due:
-            return f"the donor asks for {receipt.amount} millicredits, {due} are due"
+        try:
+            self._meter.agree(receipt)
+        except InvalidInput as error:
+            return str(error)
         if receipt.outputs:
             try:
                 self._keep_outputs(receipt.outputs)
@@ -200,16 +228,17 @@ class Follower:
         return ""
 
     def _keep_outputs(self, digest: bytes) -> None:
+        """Fetch, open and keep the results. Raises: UserError, InvalidInput."""
         sealed = self._line.get_blob(digest)
-        opened = open_sealed(self._job.seal_seed, sealed, compute_seal_context(b"outputs", self._job.hold))
-        write_atomically(get_job_directory(self._wallet, self._job) / "outputs", opened)
+        opened = open_sealed(self._job.result_seed, sealed, compute_seal_context(b"outputs", self._job.hold))
+        write_atomically(get_outputs_path(self._wallet, self._job), opened)
 
     def _agree(self) -> None:
         receipt = self._job.decode_receipt(self._wallet)
         assert receipt is not None
         if self._job.dispute:
             return
-        agreed = receipt.sign_as_payer(self._wallet.federation, self._job.meter_key)
+        agreed = self._meter.agree(receipt)
         self._job.receipt = agreed.encode()
         save_job(self._wallet, self._job)
         self._line.say(ReceiptAgreed(agreed.meter_signature))
@@ -224,12 +253,24 @@ class Follower:
 
 def unpack_outputs(wallet: Wallet, job: WalletJob, directory: Path) -> int:
     """Write a job's results into `directory`; returns how many files. Raises: UserError when there are none."""
-    path = get_job_directory(wallet, job) / "outputs"
+    path = get_outputs_path(wallet, job)
     if not path.exists():
         raise UserError(f"job {job.job_id} has no results here yet (it is {job.state}): `allmende job logs -f`")
+    return _unpack(path, directory, f"the results of job {job.job_id}")
+
+
+def unpack_checkpoint(wallet: Wallet, job: WalletJob, directory: Path) -> int:
+    """Write a job's last checkpoint into `directory`; returns how many files. Raises: UserError when there is none."""
+    path = get_checkpoint_path(wallet, job)
+    if not path.exists():
+        raise UserError(f"job {job.job_id} has handed over no checkpoint: it keeps one when it writes into checkpoint/")
+    return _unpack(path, directory, f"the checkpoint of job {job.job_id}")
+
+
+def _unpack(path: Path, directory: Path, what: str) -> int:
     directory.parent.mkdir(parents=True, exist_ok=True)
     try:
         entries = unpack_bundle(path.read_bytes(), directory)
     except InvalidInput as error:
-        raise UserError(f"the results of job {job.job_id} are no bundle: {error}") from error
+        raise UserError(f"{what} are no bundle: {error}") from error
     return sum(not entry.is_directory for entry in entries)

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING
 
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
-from node.wallet.job_records import RECLAIMED, SETTLED, WalletJob, save_job
+from node.wallet.job_records import RECLAIMED, SETTLED, WalletJob, drop_inputs, save_job
 from node.wallet.sending import Proven, note_final, read_final_record
 from protocol.errors import InvalidInput
+from protocol.metering import CHARGED_STATES, END_STATES
 from protocol.receipts import verify_receipt
 from protocol.records import Settle, hold_scope
 
 if TYPE_CHECKING:
     from node.wallet.wallet import Wallet
+
+LET_DOWN = END_STATES - CHARGED_STATES
+"""Ends that are not the job's own doing (spec 12.4): the same inputs may well succeed elsewhere."""
 
 
 def take_end(wallet: Wallet, job: WalletJob, receipt: bytes) -> None:
@@ -33,6 +37,16 @@ def take_end(wallet: Wallet, job: WalletJob, receipt: bytes) -> None:
     else:
         job.reclaim_receipt, job.paid, job.state = receipt, 0, RECLAIMED
     save_job(wallet, job)
+    if not is_let_down(wallet, job):
+        drop_inputs(wallet, job)
+
+
+def is_let_down(wallet: Wallet, job: WalletJob) -> bool:
+    """Whether its donor did not do the job: it failed, took its machine back, or never settled anything."""
+    receipt = job.decode_receipt(wallet)
+    if receipt is not None:
+        return receipt.state in LET_DOWN
+    return bool(job.reclaim_receipt)
 
 
 def look_for_end(wallet: Wallet, job: WalletJob) -> bool:

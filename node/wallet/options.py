@@ -53,6 +53,20 @@ def wait_option(command: CommandFunction) -> CommandFunction:
     )(command)
 
 
+def choice_options(command: CommandFunction) -> CommandFunction:
+    """`--donor` and `--prefer`: which of the machines that can do a job is asked."""
+    command = click.option(
+        "--prefer",
+        type=click.Choice(["expected-cost", "price", "reliability", "local"]),
+        default="expected-cost",
+        show_default=True,
+        help="What counts first: cost until it is done, price, the donor's record, or your own institution's machines.",
+    )(command)
+    return click.option(
+        "--donor", default="", metavar="WHO", help="Ask this donor only: its address, or the machine's name."
+    )(command)
+
+
 class Signing(NamedTuple):
     """What a person said of a command that signs: with which wallet, and whether really."""
 

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 from node.addresses import Kind as AddressKind
 from node.addresses import encode_address
+from node.evidence import describe_reason
 from node.terminal import format_moment, make_printable
 from protocol.credits import format_credits
+from protocol.disputes import Dispute
 from protocol.records import (
     Amend,
     Body,
@@ -107,6 +109,9 @@ def _describe_rest(body: Body) -> Iterator[str]:
             yield f"asks for the credits of the hold {encode_address(AddressKind.RECORD, hold)} back"
         case Reclaim():
             yield "takes everything back that was put aside; the payee did not settle in its time"
+        case Dispute(hold=hold, reason=reason, evidence=evidence):
+            yield f"disputes the hold {encode_address(AddressKind.RECORD, hold)}: {describe_reason(reason)}"
+            yield f"by evidence that has the SHA-256 {evidence.hex()}"
         case Rotate(key=key):
             yield f"gives the account the new key {key.hex()}"
         case _:

@@ -11,6 +11,7 @@ from litestar.openapi.spec import License, Tag
 from litestar.router import Router
 
 from node import api
+from node.web.metering_routes import METERING_ROUTES
 from node.web.operator_routes import OPERATOR_ROUTES
 from node.web.problems import HANDLERS
 from node.web.routes import PUBLIC_ROUTES
@@ -36,7 +37,7 @@ _TAGS = (
 
 def make_application(services: WebServices, *, with_operator: bool) -> Litestar:
     """The application of a node. Only with `with_operator` has it the routes that sign."""
-    routes = [*PUBLIC_ROUTES, *(OPERATOR_ROUTES if with_operator else ())]
+    routes = [*PUBLIC_ROUTES, *METERING_ROUTES, *(OPERATOR_ROUTES if with_operator else ())]
     tags = [*_TAGS, *([Tag("operator", "Signing for the institution.")] if with_operator else [])]
     return Litestar(
         route_handlers=[Router(api.PREFIX, route_handlers=routes)],

@@ -18,7 +18,7 @@ from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter, SkipValidation
 from litestar.response import Stream
 
-from node import api
+from node import api, job_api
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address
 from node.errors import UserError
@@ -124,7 +124,10 @@ async def get_account_proof(services: Services, address: Address) -> api.Account
 @get("/accounts/{address:str}", tags=["ledger"])
 async def get_account(services: Services, address: Address) -> api.Account:
     """What an account holds. An account that was never heard of is empty."""
-    return services.views.build_account(decode_path(AddressKind.ACCOUNT, address))
+    name = decode_path(AddressKind.ACCOUNT, address)
+    account = services.views.build_account(name)
+    account.reliability = services.donor_views.find(name)
+    return account
 
 
 @get("/accounts/{address:str}/records", tags=["ledger"])
@@ -253,16 +256,22 @@ def _describe_request(stored: StoredRequest) -> api.BudgetRequest:
 
 
 @get("/offers", tags=["jobs"])
-async def get_offers(services: Services) -> list[api.Offer]:
+async def get_offers(services: Services) -> list[job_api.Offer]:
     """Machines that donors offer now, but not those of suspended donors: no member votes for a hold in their favour.
 
     Each is signed; the reader checks it."""
     ledger, epoch = services.member.replica.ledger, services.views.epoch
     return [
-        api.Offer(name_account(donor), encoded, expires)
+        job_api.Offer(name_account(donor), encoded, expires, services.donor_views.find(donor))
         for donor, encoded, expires in services.store.list_offers(int(services.clock()))
         if not ledger.is_suspended(donor, epoch)
     ]
+
+
+@get("/donors", tags=["jobs"])
+async def get_donors(services: Services) -> list[job_api.Donor]:
+    """Every donor, with how its jobs ended, the most reliable first. Whoever has the state computes the same."""
+    return services.donor_views.list_donors()
 
 
 @put(
@@ -278,13 +287,13 @@ async def put_offer(services: Services, request: AnyRequest) -> None:
 
 
 @get("/jobs", tags=["jobs"])
-async def get_jobs(services: Services) -> list[api.Job]:
+async def get_jobs(services: Services) -> list[job_api.Job]:
     """The newest jobs that credits were held for."""
     return services.views.list_jobs()
 
 
 @get("/jobs/{hold_id:str}", tags=["jobs"])
-async def get_job(services: Services, hold_id: HoldId) -> api.Job:
+async def get_job(services: Services, hold_id: HoldId) -> job_api.Job:
     """What was held for a job, and what was paid."""
     job = services.views.build_job(decode_path(AddressKind.RECORD, hold_id))
     if job is None:
@@ -298,10 +307,10 @@ async def get_job(services: Services, hold_id: HoldId) -> api.Job:
     operation_class=OctetsOperation,
     request_max_body_size=api.MESSAGE_BYTES_MAX,
 )
-async def post_message(services: Services, request: AnyRequest, mailbox: MailboxName) -> api.Posted:
+async def post_message(services: Services, request: AnyRequest, mailbox: MailboxName) -> job_api.Posted:
     """Put a sealed letter into a mailbox. It is kept for a week."""
     name = decode_name(mailbox)
-    return api.Posted(services.mailboxes.post(name, await read_body(request)))
+    return job_api.Posted(services.mailboxes.post(name, await read_body(request)))
 
 
 @get("/mailboxes/{mailbox:str}/messages", tags=["post"])
@@ -313,11 +322,11 @@ async def get_messages(
         int, QueryParameter(ge=0, lt=2**53, description="`sequence` of the last letter read; 0 at first.")
     ] = 0,
     wait: Wait = 0,
-) -> api.Messages:
+) -> job_api.Messages:
     """Letters after a sequence, oldest first. With `wait`, answers as soon as there is one."""
     read: Callable[[], Any] = partial(services.mailboxes.read, decode_name(mailbox), after, wait)
     found = await (wait_for(request, services.closing, read) if wait else read())
-    return api.Messages([api.Message(letter.sequence, letter.content) for letter in found])
+    return job_api.Messages([job_api.Message(letter.sequence, letter.content) for letter in found])
 
 
 @put(
@@ -388,6 +397,7 @@ PUBLIC_ROUTES = (
     post_budget_request,
     get_budget_request,
     get_offers,
+    get_donors,
     put_offer,
     get_jobs,
     get_job,

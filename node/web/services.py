@@ -10,11 +10,12 @@ from typing import Protocol
 
 import trio
 
-from node import api
+from node import api, job_api
 from node.member import LedgerMember
 from node.storage.blobs import BlobStore
 from node.storage.store import Store, StoredRequest
 from node.web.charter_views import CharterViews
+from node.web.donor_views import DonorViews
 from node.web.mailboxes import Mailboxes
 from node.web.problems import NotFound
 from node.web.views import LedgerViews
@@ -52,6 +53,13 @@ class ConductActions(Protocol):
     async def complete_leave(self, encoded: bytes, *, dry_run: bool = False) -> api.Signed: ...
 
 
+class Metering(Protocol):
+    """Answering meters for absent wallets, as `node.metering_agent` has it."""
+
+    def accept(self, order: job_api.MeteringOrder) -> job_api.Metered: ...
+    async def give_back(self, ticket: bytes, turn: int) -> job_api.Metered | None: ...
+
+
 def read_version() -> str:
     """The version of this program."""
     try:
@@ -75,6 +83,7 @@ class WebServices:
     operator: OperatorActions | None = None
     amendments: AmendmentActions | None = None
     conduct: ConductActions | None = None
+    metering: Metering | None = None
     describe_network: Callable[[], tuple[list[api.Peer], dict[str, int]]] = describe_no_network
     """Peers, and bytes received by protocol."""
     list_addresses: Callable[[], Mapping[str, str]] = dict
@@ -94,6 +103,7 @@ class WebServices:
         self.mailboxes = Mailboxes(self.store, self.clock)
         self.views = LedgerViews(self.member, self.clock)
         self.charter_views = CharterViews(self.member)
+        self.donor_views = DonorViews(self.member, self.clock)
 
     def accept_offer(self, encoded: bytes) -> bool:
         """Keep a donor's offer, from the donor or from another node; True when it is news.
@@ -104,9 +114,10 @@ class WebServices:
         charter, now = self.member.charter, int(self.clock())
         offer = decode_offer(charter, encoded)
         donor = offer.compute_donor(charter.federation)
-        if not now < offer.valid_until <= now + api.OFFER_SECONDS_MAX:
+        if not now < offer.valid_until <= now + job_api.OFFER_SECONDS_MAX:
             raise Rejected(
-                Reason.TERMS_WRONG, f"an offer holds for {api.OFFER_SECONDS_MAX} s at the most, and must not have ended"
+                Reason.TERMS_WRONG,
+                f"an offer holds for {job_api.OFFER_SECONDS_MAX} s at the most, and must not have ended",
             )
         sponsor = self.member.replica.ledger.sponsors.get(offer.sponsor)
         if sponsor is None or sponsor.donor != donor:

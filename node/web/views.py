@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from node import api
+from node import api, job_api
 from node.addresses import Kind as AddressKind
 from node.addresses import encode_address
 from node.evidence import describe_verdict, list_accounts
@@ -17,6 +17,7 @@ from node.member import LedgerMember
 from node.web.costly import CostlyView
 from protocol.attempts import FIRST_ROUND
 from protocol.charter import find_member
+from protocol.disputes import DisputeReason
 from protocol.identifiers import Slot
 from protocol.messages import compute_frontier_digest
 from protocol.records import Kind, Record, ScopeKind, Settle, Suspend, account_scope, hold_scope
@@ -183,7 +184,8 @@ class LedgerViews:
             millicredits=sum(lot.millicredits for lot in lots if not 0 < lot.expiry_epoch < epoch),
             lots=lots,
             enrolments=[
-                api.Enrolment(name_record(record), state.member, state.until_epoch) for record, state in enrolments
+                api.Enrolment(name_record(record), state.member, state.until_epoch, self._name_member(state.member))
+                for record, state in enrolments
             ],
             sponsorships=[
                 api.Sponsorship(name_record(record), state.member, state.until_epoch) for record, state in sponsors
@@ -197,6 +199,11 @@ class LedgerViews:
                 for record in (*self._list_open_records(scope), *self._member.submissions.list_of(account))
             ],
         )
+
+    def _name_member(self, number: int) -> str:
+        """Its name in the newest version that knows it; nothing when none does."""
+        member = find_member(self._ledger.charters, number)
+        return member.name if member else ""
 
     def list_suspensions(self) -> list[api.Suspension]:
         """Every suspension that lasts, of any member."""
@@ -329,7 +336,7 @@ class LedgerViews:
         return api.Program(
             id=name_program(program),
             member=state.member,
-            member_name=member.name if (member := find_member(self._ledger.charters, state.member)) else "",
+            member_name=self._name_member(state.member),
             name=state.body.name,
             purpose=state.body.purpose,
             allowance=state.body.allowance,
@@ -347,20 +354,20 @@ class LedgerViews:
             self._granted[program] = self._granted.get(program, 0) + amount
         self._granted_at = self._ledger.applied_count
 
-    def list_jobs(self) -> list[api.Job]:
+    def list_jobs(self) -> list[job_api.Job]:
         """The newest jobs."""
         newest = islice(reversed(self._ledger.holds.items()), JOBS_MAX)
         return [self._build_job(hold, state) for hold, state in newest]
 
-    def build_job(self, hold: bytes) -> api.Job | None:
+    def build_job(self, hold: bytes) -> job_api.Job | None:
         """One job, named by its hold."""
         state = self._ledger.holds.get(hold)
         return None if state is None else self._build_job(hold, state)
 
-    def _build_job(self, hold: bytes, state: HoldState) -> api.Job:
+    def _build_job(self, hold: bytes, state: HoldState) -> job_api.Job:
         receipts = list(self._find_job_receipt(hold))
         end = self._ledger.heads.get(hold_scope(hold))
-        return api.Job(
+        return job_api.Job(
             hold=name_record(hold),
             payer=name_account(state.payer),
             payee=name_account(state.payee),
@@ -375,6 +382,18 @@ class LedgerViews:
             grace_seconds=state.terms.grace_seconds,
             reclaim_request=name_record(state.request) if state.request else None,
             reclaim_seconds_left=self._member.running_clock.compute_seconds_left(state.request),
+            end_epoch=state.end_epoch,
+            disputes=[
+                job_api.Dispute(
+                    record=name_record(record),
+                    by="payer" if dispute.account == state.payer else "payee",
+                    account=name_account(dispute.account),
+                    reason=DisputeReason(dispute.reason).name.lower(),
+                    evidence=dispute.evidence.hex(),
+                    epoch=dispute.epoch,
+                )
+                for record, dispute in sorted(self._ledger.disputes.get(hold, {}).items())
+            ],
         )
 
     def _find_job_receipt(self, hold: bytes) -> Iterator[bytes]:

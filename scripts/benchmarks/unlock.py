@@ -18,7 +18,8 @@ from pathlib import Path
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node.client import NodeClient, RecordRefused
+from node.client import NodeClient
+from node.errors import RecordRefused
 from node.member import LedgerMember
 from node.mnemonics import compute_mnemonic, derive_seed
 from node.storage.store import Store

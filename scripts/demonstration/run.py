@@ -119,7 +119,7 @@ def open_donor(stage: Stage) -> None:
     stage.take_from_cache("runtimes", home / "donor")
     setup = stage.allmende_json(
         "donor", "setup", "--home", home, "--node", stage.urls[HOST], "--machine", "demo machine",
-        "--cores", "1", "--memory", "2", "--disk", "1", "--tick", "2", "-y",
+        "--cores", "1", "--memory", "2", "--disk", "1", "--gpus", "0", "--tick", "2", "-y",
     )  # fmt: skip
     stage.allmende("donor", "selftest", "--home", home)
     stage.put_into_cache("runtimes", home / "donor")

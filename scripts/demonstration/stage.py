@@ -36,7 +36,7 @@ class Stage:
         self.urls: dict[str, str] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._started = time.monotonic()
-        self._command = str(Path(sys.executable).parent / "allmende")
+        self.command = str(Path(sys.executable).parent / "allmende")
 
     def __enter__(self) -> Stage:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -46,8 +46,7 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for name in reversed(list(self._processes)):
-            self.stop(name)
+        self.stop_all()
         if not self.keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -94,7 +93,7 @@ class Stage:
         environment = {**os.environ, "HOME": str(self.folder)}
         try:
             done = subprocess.run(
-                [self._command, *line],
+                [self.command, *line],
                 capture_output=True,
                 text=True,
                 timeout=COMMAND_SECONDS,
@@ -118,7 +117,7 @@ class Stage:
         """`allmende ... --json` in a network namespace of its own where the system lets us make one."""
         isolate = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
         done = subprocess.run(
-            [*isolate, self._command, *map(str, words), "--json"],
+            [*isolate, self.command, *map(str, words), "--json"],
             capture_output=True,
             text=True,
             timeout=COMMAND_SECONDS,
@@ -135,7 +134,7 @@ class Stage:
         """Start `allmende ...` in the background, its output in a log of its own."""
         with self.path(f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [self._command, *map(str, words)],
+                [self.command, *map(str, words)],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -155,6 +154,11 @@ class Stage:
                 process.kill()
         process.wait()
 
+    def stop_all(self) -> None:
+        """Those that were started last stop first."""
+        for name in reversed(list(self._processes)):
+            self.stop(name)
+
     def kill(self, name: str) -> None:
         """kill -9."""
         process = self._processes.pop(name)
@@ -166,7 +170,7 @@ class Stage:
         """Wait until the condition holds; a background process that died ends the wait at once."""
         deadline = time.monotonic() + seconds
         while not condition():
-            for name, process in self._processes.items():
+            for name, process in list(self._processes.items()):
                 if process.poll() is not None:
                     tail = self.path(f"{name}.log").read_text(errors="replace").strip().splitlines()[-3:]
                     raise DemoFailed(f"{name} ended with {process.returncode}: {' | '.join(tail)}")

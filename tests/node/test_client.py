@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from node import api, client
-from node.client import NodeClient, RecordRefused
-from node.errors import Unreachable, UserError
+from node import api, client, http_calls
+from node.client import NodeClient
+from node.errors import RecordRefused, Unreachable, UserError
 from protocol.errors import Reason, Rejected
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,7 +84,8 @@ def ask(*answers: bytes | None) -> Iterator[tuple[ScriptedNode, NodeClient]]:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "RETRY_PAUSES_SECONDS", (0.01, 0.01))
+    for module in (client, http_calls):
+        monkeypatch.setattr(module, "RETRY_PAUSES_SECONDS", (0.01, 0.01))
 
 
 def check_one_line(error: BaseException) -> str:
@@ -201,9 +202,12 @@ def test_every_other_status_is_one_line(status: bytes) -> None:
     assert isinstance(failed.value, Unreachable) == status.startswith(b"5")
 
 
-def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "JSON_BYTES_MAX", 1000)
-    with ask(answer(b"200 OK", b"x" * 2000)) as (_, opened), pytest.raises(Unreachable, match="larger than 1000"):
+def test_an_answer_without_end_is_cut_off() -> None:
+    with (
+        ScriptedNode(answer(b"200 OK", b"x" * 2000)) as scripted,
+        NodeClient(scripted.url, 5, json_bytes_max=1000) as opened,
+        pytest.raises(Unreachable, match="larger than 1000"),
+    ):
         opened.get_health()
 
 

@@ -25,6 +25,7 @@ GOOD = NodeConfig(
     "https://node.example.org",
     ("/dns/b.example.org/tcp/4001/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN",),
     "debug",
+    ("http://10.0.0.7:8080",),
 )
 
 
@@ -56,6 +57,7 @@ def test_existing_settings_are_never_replaced(tmp_path):
         ({"name": '"a\\u001bb"'}, 3, "name must be"),
         ({"name": "7"}, 3, "name: expected str, got int"),
         ({"p2p": '"127.0.0.1:4001"'}, 4, "no network address"),
+        ({"private_nodes": '["10.0.0.7"]'}, 6, "private_nodes must hold addresses"),
         ({"p2p": '"/ip4/127.0.0.999/tcp/4001"'}, 4, "no ip4 address"),
         ({"p2p": '"/ip4/127.0.0.1/tcp/70000"'}, 4, "no network address"),
         ({"p2p": '"/dns/node.example.org/tcp/1"'}, 4, "IP address and port of this machine"),

@@ -8,9 +8,20 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from node.errors import UserError
-from node.terminal import confirm, dry_run_option, emit, home_option, json_option, show_progress, yes_option
+from node.terminal import (
+    confirm,
+    dry_run_option,
+    emit,
+    home_option,
+    json_option,
+    parse_duration,
+    show_progress,
+    yes_option,
+)
 
 
 @click.command()
@@ -64,3 +75,8 @@ def test_without_a_terminal_there_is_no_progress_bar(capsys: pytest.CaptureFixtu
     with show_progress([1, 2, 3], "Fetching") as items:
         assert list(items) == [1, 2, 3]
     assert capsys.readouterr() == ("", "")
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["s", "m", "h", "d"]))
+def test_a_length_of_time_is_its_number_times_its_unit(number, unit):
+    assert parse_duration(f"{number}{unit}") == number * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]

@@ -7,7 +7,7 @@ from math import ceil
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from protocol.errors import InvalidInput
@@ -20,6 +20,7 @@ from protocol.metering import (
     Tick,
     check_tick,
     check_voucher,
+    compute_affordable_ms,
     compute_amount_due,
     compute_charge,
     compute_memory_gb,
@@ -73,6 +74,13 @@ def test_metering_in_parts_never_costs_less_and_at_most_a_millicredit_more(first
 @given(durations, st.integers(0, HOUR_MS), rates)
 def test_more_time_never_costs_less(elapsed_ms, more, rate):
     assert compute_charge(elapsed_ms, rate) <= compute_charge(elapsed_ms + more, rate)
+
+
+@given(st.integers(0, 10**9), rates)
+def test_the_affordable_time_is_the_longest_whose_charge_fits(amount, rate):
+    assume(rate.cores or rate.memory_gb or rate.gpus)
+    affordable_ms = compute_affordable_ms(amount, rate)
+    assert compute_charge(affordable_ms, rate) <= amount < compute_charge(affordable_ms + 1, rate)
 
 
 def test_memory_counts_in_thousand_million_bytes_rounded_up():

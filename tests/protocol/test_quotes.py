@@ -29,6 +29,7 @@ from protocol.quotes import (
     NO_EXIT_STATUS,
     JobReceipt,
     Offer,
+    OfferedGpu,
     Quote,
     QuoteRequest,
     RuntimeName,
@@ -75,10 +76,11 @@ def offer(charter):
         16 * 10**9,
         100 * 10**9,
         0,
-        (),
+        (OfferedGpu("A100-SXM4-80GB", 85),),
         7,
         (RuntimeName("python-ml", b"d" * 32),),
         ("batch", "training"),
+        ("data.example:443",),
         3600,
         1000,
         b"",
@@ -93,9 +95,11 @@ def request_(charter):
         account,
         get_public(METER),
         b"w" * 32,
+        b"o" * 32,
         2,
         4 * 10**9,
         10**9,
+        0,
         0,
         600,
         b"d" * 32,
@@ -137,6 +141,7 @@ def receipt(charter, quote):
         59_000,
         1,
         10**8,
+        0,
         b"o" * 32,
         52,
         b"t" * 32,
@@ -217,7 +222,7 @@ def test_disk_in_memory_is_priced_as_memory(offer, request_):
         {"cores": 9},
         {"memory_bytes": 17 * 10**9},
         {"disk_bytes": 101 * 10**9},
-        {"gpus": 1},
+        {"gpus": 2},
         {"wall_seconds": 3601},
         {"job_class": "games"},
         {"runtime": b"e" * 32},
@@ -315,4 +320,4 @@ def test_a_script_survives_its_encoding():
 def test_golden_ids(charter, offer, request_, quote, receipt):
     federation = charter.federation
     found = [value.compute_id(federation).hex()[:16] for value in (offer, request_, quote, receipt)]
-    assert found == ["74f4fbcedd36475e", "5d94ad832e0e8b80", "8593e48ea71c8448", "801f6136eb898388"]
+    assert found == ["7fdf98f9902698d5", "2c3df972cf6a794b", "92c7cb8df2b2895e", "d723086c7491b501"]

@@ -126,7 +126,7 @@ class TestEveryKind:
                     decode_record(FEDERATION.id, change(record, place, wrong))
 
     def test_fields_outside_their_range_are_refused(self, record):
-        wrong = ((0, 0), (0, 2), (1, 0), (1, 15), (2, 0), (2, 2**32), (3, b""), (4, -1), (4, 2**53), (5, b"x"), (6, 0))
+        wrong = ((0, 0), (0, 2), (1, 0), (1, 16), (2, 0), (2, 2**32), (3, b""), (4, -1), (4, 2**53), (5, b"x"), (6, 0))
         for place, value in wrong:
             with pytest.raises(InvalidInput):
                 decode_record(FEDERATION.id, change(record, place, value))

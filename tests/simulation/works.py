@@ -6,7 +6,8 @@ from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
-from protocol.records import Draw, Hold
+from protocol.disputes import DisputeReason
+from protocol.records import Draw, Hold, Record
 from tests.simulation.changes import amend
 from tests.simulation.errands import Errand, Wallet
 from tests.simulation.unlocking import Unlocker
@@ -49,6 +50,8 @@ def buy_job(world: World, random: Random) -> None:
     due = random.randint(0, amount)
 
     def settle() -> None:
+        if hold.id[0] % 3 == 0:
+            world.after(0.5, lambda: _dispute(world, wallet, hold))
         record = federation.settle(world.donor.person, hold, due, epoch=world.epoch)
         words = f"the donor settles {due} of {amount}"
         is_honest = not world.donor.is_busy  # else its key may change before this is final
@@ -57,6 +60,15 @@ def buy_job(world: World, random: Random) -> None:
             world.after(0.2 * random.random(), lambda: _rotate(world, world.donor))
 
     wallet.send(world.names.note(hold, f"{wallet.person.name} puts {amount} aside"), settle)
+
+
+def _dispute(world: World, wallet: Wallet, hold: Record) -> None:
+    """The payer accuses the donor, whether or not the hold has ended by then."""
+    if wallet.is_busy or world.is_over:
+        return
+    record = world.stage.federation.dispute(wallet.person, hold, DisputeReason.WORK_LOST, hold.id, **wallet.place)
+    world.counts["disputes"] += 1
+    wallet.send(world.names.note(record, f"{wallet.person.name} disputes a hold"))
 
 
 def pay_on_two_machines(world: World, random: Random) -> None:

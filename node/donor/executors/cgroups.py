@@ -19,7 +19,7 @@ import trio
 
 PERIOD_US = 100_000  # over which a share of the processors is granted, the kernel's own default
 QUOTA_US_MIN = 1_000  # the kernel accepts no smaller share
-USED_CONTROLLERS = frozenset({"memory", "pids", "cpu", "cpuacct"})
+USED_CONTROLLERS = frozenset({"memory", "pids", "cpu", "cpuacct", "freezer"})
 _EMPTY_POLL_SECONDS = 0.005
 _EMPTY_WAIT_SECONDS = 10.0  # a process that is stuck in the kernel may take this long to go
 
@@ -267,8 +267,43 @@ class JobGroup:
             found.update(int(word) for word in _read_words(path))
         return sorted(found)
 
+    @property
+    def can_freeze(self) -> bool:
+        """Whether all processes can be stopped at once, those that are born meanwhile included."""
+        return self._find_freezer() is not None
+
+    def set_frozen(self, is_frozen: bool) -> None:
+        """Stops every process of the job where it is, or lets all go on. Takes effect within moments."""
+        freezer = self._find_freezer()
+        assert freezer is not None
+        if freezer.name == "cgroup.freeze":
+            freezer.write_text("1" if is_frozen else "0")
+        else:
+            freezer.write_text("FROZEN" if is_frozen else "THAWED")
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether every process of the group stands still by now; trivially so when there is none."""
+        freezer = self._find_freezer()
+        assert freezer is not None
+        if freezer.name == "cgroup.freeze":
+            is_still = _read_fields(freezer.with_name("cgroup.events")).get("frozen") == 1
+        else:
+            is_still = freezer.read_text().strip() == "FROZEN"
+        return is_still or not self.list_processes()
+
+    def _find_freezer(self) -> Path | None:
+        if self._version_2 is not None and (self._version_2 / "cgroup.freeze").exists():
+            return self._version_2 / "cgroup.freeze"
+        place = self._places.get("freezer")
+        return None if place is None else place / "freezer.state"
+
     def kill(self) -> None:
-        """Ends every process of the job by force. Without version 2 some may be born meanwhile: repeat it."""
+        """Ends every process of the job by force. Without version 2 some may be born meanwhile: repeat it.
+
+        What version 1 has frozen can't even die, so it is let go on after all have got their signal: none of
+        them comes to do anything more. The freezer of version 2 stands in no signal's way.
+        """
         if self._version_2 is not None and (self._version_2 / "cgroup.kill").exists():
             (self._version_2 / "cgroup.kill").write_text("1")
             return
@@ -279,6 +314,8 @@ class JobGroup:
                 os.kill(process, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        if (place := self._places.get("freezer")) is not None and place != self._version_2:
+            (place / "freezer.state").write_text("THAWED")
 
     async def kill_all(self) -> None:
         """Ends every process and waits until none is left. Raises: TimeoutError if one can't be ended."""

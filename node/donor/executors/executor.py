@@ -14,7 +14,11 @@ from typing import Literal, Protocol
 
 import trio
 
-EndState = Literal["exited", "walltime", "out_of_memory", "killed"]
+EndState = Literal["exited", "walltime", "out_of_memory", "killed", "preempted", "lost"]
+"""Two ends are no deed of the job or its owner: `preempted`, the machine was taken back by those who own it, and
+`lost`, it failed. Of these, only what lies before the last checkpoint may be charged."""
+
+FOREIGN_ENDS: frozenset[EndState] = frozenset({"preempted", "lost"})
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -24,13 +28,18 @@ class JobNotStarted(Exception):
     """The job never ran, so nothing may be charged for it. The text says why, in one line."""
 
 
+class JobLost(Exception):
+    """A job that ran before the agent was interrupted runs no more, and nobody knows how it ended."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a job may use at most.
 
     Invariants: all are positive. `cores` may be a fraction; `disk_bytes` bounds what the job keeps in its
     work directory; `wall_seconds` counts from the first instruction of the job, not from the staging of its
-    inputs.
+    inputs, and not while it is suspended. `gpus` is how many; which ones the executor chooses, and no job sees
+    another's.
     """
 
     cores: float
@@ -38,10 +47,11 @@ class Limits:
     processes: int
     disk_bytes: int
     wall_seconds: float
+    gpus: int = 0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not value > 0:
+            if not (value > 0 or (name == "gpus" and value == 0)):
                 raise ValueError(f"a job's limit {name} must be positive, not {value}")
 
 
@@ -50,8 +60,10 @@ class JobCommand:
     """What a job runs: `program` is shell text, or the argument list of one program.
 
     The files below `input_directory` are copied into the job's work directory, where the program starts. What
-    it leaves in the folder `out` there is its result. `runtime` is a read-only directory of installed
-    packages whose `bin` comes first in PATH. Results beyond `output_bytes_max` are left out.
+    it leaves in the folder `out` there is its result; what it keeps in the folder `checkpoint` is what another
+    run of it needs to go on, and stands there at its start when it had made one. `runtime` is a read-only
+    directory of installed packages whose `bin` comes first in PATH. Results beyond `output_bytes_max` are left
+    out. `hosts` are the `name:port` that it may reach; nothing else, and usually nothing.
     """
 
     program: str | tuple[str, ...]
@@ -59,6 +71,7 @@ class JobCommand:
     environment: Mapping[str, str]
     runtime: Path | None = None
     input_directory: Path | None = None
+    hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         parts = (self.program,) if isinstance(self.program, str) else self.program
@@ -75,13 +88,17 @@ class JobCommand:
 class Usage:
     """What a job has used so far.
 
-    `wall_ms` comes from a monotonic clock. `cpu_us` covers every process that the job ever had, or is none
-    where this machine has no counter that the job can't escape: an untrue figure would be worse than none.
+    `wall_ms` is the time that it occupied the machine, without suspensions. `cpu_us` covers every process that the
+    job ever had, or is none where this machine has no counter that the job can't escape: an untrue figure would be
+    worse than none. `gpu_busy_ms` sums, over its GPUs, the time in which they computed; `energy_joules` is what they
+    took; none where nothing can tell.
     """
 
     wall_ms: int
     cpu_us: int | None
     memory_peak_bytes: int
+    gpu_busy_ms: int | None = None
+    energy_joules: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +132,19 @@ class JobHandle(Protocol):
     def usage(self) -> Usage:
         """What the job has used until now; never less than at an earlier call."""
 
+    def suspend(self) -> None:
+        """Stops all its processes where they are; it keeps its memory. Has no effect on one that is suspended."""
+
+    def resume(self) -> None:
+        """Lets a suspended job go on. Has no effect on one that runs."""
+
+    def copy_checkpoint(self, target: Path, bytes_max: int) -> bool:
+        """Copies the job's folder `checkpoint`, as it is at one moment, into the empty directory `target`.
+
+        False when there is none, it is empty, it holds more than `bytes_max`, or no such moment was found: then
+        what `target` holds is of no use. May block for as long as the copy takes: call it in a thread.
+        """
+
     def stop(self) -> None:
         """Ends the job by force; its state becomes `killed`. Has no effect on a job that has ended."""
 
@@ -127,7 +157,8 @@ class Executor(Protocol):
         """Whether work directories take memory of this machine, so that a quote must count them as such."""
 
     async def sweep(self) -> None:
-        """Removes what an agent that was killed left behind. Called once, before the first job.
+        """Makes ready, and removes what an agent that was killed left behind and nobody can take up. Called once,
+        before the first job.
 
         Raises: UserError if this machine lacks something that running jobs needs.
         """
@@ -144,6 +175,18 @@ class Executor(Protocol):
 
         When this returns or raises, cancelled or not, no process of the job exists any more. The results stay
         until `release`. Raises: JobNotStarted.
+        """
+
+    async def take_up(
+        self,
+        job_id: str,
+        limits: Limits,
+        output_bytes_max: int,
+        *,
+        task_status: trio.TaskStatus[JobHandle] = trio.TASK_STATUS_IGNORED,
+    ) -> Outcome:
+        """Goes on with a job that `run` had started before this agent was interrupted, or takes its results when it
+        ended meanwhile; otherwise like `run`. Raises: JobLost.
         """
 
     async def release(self, job_id: str) -> None:

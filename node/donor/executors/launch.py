@@ -11,12 +11,14 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.donor.executors.devices import NO_DEVICES, DeviceFiles
 from node.donor.executors.executor import JobCommand, Limits
 
 WORK = "/work"
 RUNTIME = "/runtime"
 SCRIPT = "/job"
-SMALL_FILE_SYSTEM_BYTES = 64 << 20  # /tmp and /dev/shm of a job; both lie in memory
+SMALL_FILE_SYSTEMS = ("/tmp", "/dev/shm")  # both lie in memory
+SMALL_FILE_SYSTEM_BYTES = 64 << 20
 OPEN_FILES_MAX = 4096
 OWN_PROCESSES = 2  # bubblewrap outside and its first process inside count against the job's limit, too
 READY = b"\0"
@@ -36,6 +38,21 @@ _JOIN = 'while [ "$1" != -- ]; do echo $$ > "$1" || exit 1; shift; done; shift; 
 # Says that the walls are up, then waits for one line. At the end of file (the agent is dead) it gives up.
 _GATE = 'printf "\\000"; IFS= read -r word || exit 125; exec "$@" </dev/null'
 
+# The job's door to the proxy (host_proxy.py): a socket that listens in its network is handed to the agent, which
+# answers there. Nothing of it stays inside. Python ignores signals that the job must not.
+DOOR_PORT = 3128
+_OPEN_DOOR = f"""
+import os, signal, socket, sys
+door = socket.create_server(("127.0.0.1", {DOOR_PORT}), backlog=64)
+with socket.socket(fileno=int(sys.argv[1])) as agent:
+    socket.send_fds(agent, [b"door"], [door.fileno()])
+door.close()
+for number in (signal.SIGPIPE, signal.SIGXFSZ):
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+_CERTIFICATES = ("/etc/ssl/certs", "/etc/pki/ca-trust", "/etc/pki/tls/certs", "/etc/ca-certificates")
+
 _PASSWORD_FILE = b"job:x:65534:65534:job:/work:/bin/sh\n"
 _GROUP_FILE = b"job:x:65534:\n"
 
@@ -46,7 +63,7 @@ class Walls:
 
     `image` is the disk to mount; without one the work directory lies in memory. `user` is the user id to
     change to, if we may. `join_files` and `limited` describe the job's control group; what it does not limit
-    is limited by the second-best means (see `_build_prlimit`).
+    is limited by the second-best means (see `_build_prlimit`). `devices` are its GPUs: no other is in its /dev.
     """
 
     image: Path | None
@@ -54,11 +71,12 @@ class Walls:
     join_files: tuple[Path, ...]
     limited: frozenset[str]
     processors: tuple[int, ...]
+    devices: DeviceFiles = NO_DEVICES
 
 
 @dataclass(frozen=True)
 class Descriptors:
-    """Numbers of the open files that bubblewrap inherits."""
+    """Numbers of the open files that bubblewrap inherits; `door` for a job that may reach hosts."""
 
     arguments: int
     info: int
@@ -66,6 +84,7 @@ class Descriptors:
     password: int
     group: int
     script: int
+    door: int | None = None
 
 
 def build_files(command: JobCommand, filter_program: bytes) -> dict[str, bytes]:
@@ -96,12 +115,15 @@ def build_command_line(
     line += _build_prlimit(limits, walls)
     # Of the job's environment and folders other users of this machine see nothing: bubblewrap reads them from
     # a file.
-    line += ["bwrap", "--args", str(descriptors.arguments), "--", "/bin/sh", "-c", _GATE, "gate"]
+    line += ["bwrap", "--args", str(descriptors.arguments), "--"]
     if "pids" not in walls.limited:
-        # Set inside, this counts the processes of the job's own user namespace and not what else the user
-        # runs.
+        # Set inside, this counts the processes of the job's own user namespace and not what else the user runs.
+        # Before the gate opens: the job's environment may name libraries among its files that every program loads.
         most = limits.processes + 1
         line += ["/usr/bin/prlimit", f"--nproc={most}:{most}"]
+    if descriptors.door is not None:
+        line += ["/usr/bin/python3", "-I", "-S", "-c", _OPEN_DOOR, str(descriptors.door)]
+    line += ["/bin/sh", "-c", _GATE, "gate"]
     program = command.program
     return line + ([shell, SCRIPT] if isinstance(program, str) else list(program))
 
@@ -113,7 +135,7 @@ def _build_prlimit(limits: Limits, walls: Walls) -> list[str]:
     choice of processors, so its bound on processor time is the wall time on all of them.
     """
     disk = limits.disk_bytes
-    line = ["prlimit", "--core=0", f"--fsize={disk}:{disk}", f"--nofile={OPEN_FILES_MAX}:{OPEN_FILES_MAX}"]
+    line = ["prlimit", "--core=1", f"--fsize={disk}:{disk}", f"--nofile={OPEN_FILES_MAX}:{OPEN_FILES_MAX}"]
     if "memory" not in walls.limited:
         line.append(f"--data={limits.memory_bytes}:{limits.memory_bytes}")
     if "cpu" not in walls.limited:
@@ -133,11 +155,13 @@ def build_bubblewrap_arguments(command: JobCommand, limits: Limits, walls: Walls
         arguments += ["--symlink", f"usr/{name}", f"/{name}"]
     for path in ("/etc/ld.so.cache", "/etc/alternatives"):
         arguments += ["--ro-bind-try", path, path]
+    for path in _CERTIFICATES if command.hosts else ():
+        arguments += ["--ro-bind-try", path, path]
     arguments += ["--ro-bind-data", str(descriptors.password), "/etc/passwd"]
     arguments += ["--ro-bind-data", str(descriptors.group), "/etc/group"]
     arguments += ["--perms", "0444", "--ro-bind-data", str(descriptors.script), SCRIPT]
-    arguments += ["--proc", "/proc", "--dev", "/dev"]
-    for path in ("/tmp", "/dev/shm"):
+    arguments += ["--proc", "/proc", "--dev", "/dev", *_build_device_arguments(walls.devices)]
+    for path in SMALL_FILE_SYSTEMS:
         arguments += ["--size", str(SMALL_FILE_SYSTEM_BYTES), "--tmpfs", path]
     arguments += ["--remount-ro", "/dev"]  # it would be a file system in memory without any bound
     if command.runtime is not None:
@@ -148,10 +172,18 @@ def build_bubblewrap_arguments(command: JobCommand, limits: Limits, walls: Walls
     else:
         arguments += ["--bind", "/run/work", WORK]
     arguments += ["--chdir", WORK, "--remount-ro", "/", "--clearenv"]
-    for name, value in build_environment(command, limits).items():
+    for name, value in {**build_environment(command, limits), **dict(walls.devices.environment)}.items():
         arguments += ["--setenv", name, value]
     arguments += ["--seccomp", str(descriptors.filter), "--info-fd", str(descriptors.info)]
     return b"".join(argument.encode() + b"\0" for argument in arguments)
+
+
+def _build_device_arguments(devices: DeviceFiles) -> list[str]:
+    arguments: list[str] = []
+    for option, paths in (("--dev-bind", devices.needed), ("--dev-bind-try", devices.optional)):
+        for path in paths:
+            arguments += [option, str(path), f"/dev/{path.name}"]
+    return arguments
 
 
 def build_environment(command: JobCommand, limits: Limits) -> dict[str, str]:
@@ -167,4 +199,8 @@ def build_environment(command: JobCommand, limits: Limits) -> dict[str, str]:
     if command.runtime is not None:
         environment["PATH"] = f"{RUNTIME}/bin:/usr/bin:/bin"
         environment["VIRTUAL_ENV"] = RUNTIME
+    if command.hosts:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            environment[name] = environment[name.upper()] = f"http://127.0.0.1:{DOOR_PORT}"
+        environment["no_proxy"] = environment["NO_PROXY"] = "localhost,127.0.0.1,::1"
     return {**environment, **command.environment}

@@ -5,7 +5,7 @@ The walls, from outside to inside:
   second best);
 - under a superuser's agent, a user id of its own, so that even a hole in the rest meets a stranger's rights;
 - bubblewrap gives it an empty network, its own process table, a file system of /usr, the runtime, a private
-  /tmp and its work directory, and no privilege;
+  /tmp and its work directory, and no privilege; hosts that its donor lists it reaches through host_proxy.py;
 - the filter of seccomp.py refuses calls that lead around these.
 
 How it ends: the first process of the job's process table is killed, with which the kernel kills all others of
@@ -20,13 +20,13 @@ end of file and gives up: no moment exists at which the job could run unwatched.
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import os
 import pwd
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -35,19 +35,23 @@ from typing import TypeVar
 import trio
 
 from node.donor.executors import cgroups, launch, workspace
+from node.donor.executors.devices import DevicePool
 from node.donor.executors.executor import (
     EndState,
     JobCommand,
     JobHandle,
+    JobLost,
     JobNotStarted,
     Limits,
     Outcome,
-    Usage,
     check_job_id,
 )
+from node.donor.executors.host_proxy import HostProxy
+from node.donor.executors.running_job import RunningJob
 from node.donor.executors.sandbox_process import SandboxProcess, open_memory_file
 from node.donor.executors.seccomp import build_filter
 from node.errors import UserError
+from protocol.conversation import OUTPUT_NAME
 
 _Result = TypeVar("_Result")
 
@@ -55,7 +59,6 @@ _Result = TypeVar("_Result")
 JOB_USER_BASE = 1_879_048_192
 _JOB_USERS_MAX = 10_000
 LOG_BYTES_MAX = 1 << 20
-_WATCH_SECONDS = 0.1
 _TOOLS = {"bwrap": "bubblewrap", "prlimit": "util-linux", "taskset": "util-linux"}
 _ROOT_TOOLS = {"setpriv": "util-linux", "unshare": "util-linux", "mount": "mount"}
 
@@ -66,93 +69,11 @@ def find_missing_tools() -> list[str]:
     return sorted({package for tool, package in needed.items() if shutil.which(tool) is None})
 
 
-class RunningJob:
-    """A job between its start and its end: the handle that the agent gets, and the guard of its limits."""
-
-    def __init__(
-        self,
-        process: SandboxProcess,
-        group: cgroups.JobGroup | None,
-        log: workspace.BoundedLog,
-        limits: Limits,
-    ) -> None:
-        self.end_state: EndState | None = None
-        self._process = process
-        self._group = group
-        self._log = log
-        self._limits = limits
-        self._memory_peak_bytes = 0
-        self._final: Usage | None = None
-        self._latest = Usage(wall_ms=0, cpu_us=None, memory_peak_bytes=0)
-        # What setting up took is ours, not the job's.
-        self._cpu_us_before = self._read_cpu_us() or 0
-        self._started_at = time.monotonic()
-
-    @property
-    def log_bytes(self) -> int:
-        return self._log.bytes_written
-
-    def read_log_tail(self, bytes_max: int) -> bytes:
-        return self._log.read_tail(bytes_max)
-
-    def stop(self) -> None:
-        self.end("killed")
-
-    def usage(self) -> Usage:
-        if self._final is not None:
-            return self._final
-        try:
-            cpu_us = self._read_cpu_us()
-            self._latest = Usage(
-                wall_ms=round((time.monotonic() - self._started_at) * 1000),
-                cpu_us=None if cpu_us is None else cpu_us - self._cpu_us_before,
-                memory_peak_bytes=self._read_memory_peak_bytes(),
-            )
-        except FileNotFoundError:  # `run` was cancelled, and the counters are gone
-            pass
-        return self._latest
-
-    def close_books(self) -> Usage:
-        """The final usage, to be read after the last process has gone and before the counters go."""
-        if self._group is not None and self._group.count_memory_kills() > 0:
-            self.end_state = "out_of_memory"
-        self._final = self.usage()
-        return self._final
-
-    def end(self, state: EndState) -> None:
-        """Kills the job, unless it has ended; the first reason counts."""
-        if self._final is None and self.end_state is None:
-            self.end_state = state
-            self._process.kill()
-
-    async def read_log(self) -> None:
-        while block := await self._process.read_output():
-            self._log.write(block)
-
-    async def watch_memory(self) -> None:
-        """Ends the job once it has met its memory limit.
-
-        With a control group the kernel has then killed one of its processes already; a job that lost a part of
-        itself is over, whichever part it was.
-        """
-        while True:
-            if self._group is not None and "memory" in self._group.limited:
-                exceeded = self._group.count_memory_kills() > 0
-            else:
-                now = self._process.measure_memory_bytes(self._limits.memory_bytes)
-                self._memory_peak_bytes = max(self._memory_peak_bytes, now)
-                exceeded = now > self._limits.memory_bytes
-            if exceeded:
-                self.end("out_of_memory")
-                return
-            await trio.sleep(_WATCH_SECONDS)
-
-    def _read_memory_peak_bytes(self) -> int:
-        """What the group counted, or else the highest of the sums that the watch took."""
-        return max(self._memory_peak_bytes, 0 if self._group is None else self._group.read_memory_peak_bytes())
-
-    def _read_cpu_us(self) -> int | None:
-        return None if self._group is None else self._group.read_cpu_us()
+def compute_group_prefix(directory: Path) -> str:
+    """How the names of a sandbox's control groups begin. Those of all agents of a machine lie side by side; the
+    directory tells whose they are.
+    """
+    return f"allmende-{hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:12]}-"
 
 
 class Sandbox:
@@ -169,17 +90,18 @@ class Sandbox:
         job_user_base: int = JOB_USER_BASE,
         log_bytes_max: int = LOG_BYTES_MAX,
         is_using_cgroups: bool = True,
+        devices: DevicePool | None = None,
     ) -> None:
         self._directory = directory.resolve()
         self._job_user_base = job_user_base
         self._log_bytes_max = log_bytes_max
         self._is_using_cgroups = is_using_cgroups
+        self._devices = devices or DevicePool(None)
         self._trees: tuple[cgroups.Tree, ...] = ()
         self._is_swept = False
         self._is_image_possible = False
         self._lock: int | None = None
-        # Groups of all agents of this machine lie side by side; the directory tells which are ours.
-        self._group_prefix = f"allmende-{hashlib.sha256(os.fsencode(self._directory)).hexdigest()[:12]}-"
+        self._group_prefix = compute_group_prefix(directory)
 
     @property
     def is_disk_in_memory(self) -> bool:
@@ -190,7 +112,7 @@ class Sandbox:
         if missing := find_missing_tools():
             packages = " ".join(missing)
             raise UserError(f"jobs can't run here without {packages}: run apt-get install {packages}")
-        build_filter()
+        build_filter(is_memory_counted=True)
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._take_lock()
         if self._is_using_cgroups:
@@ -250,6 +172,19 @@ class Sandbox:
             if not is_complete:
                 await _shielded(lambda: self.release(job_id))
 
+    async def take_up(
+        self,
+        job_id: str,
+        limits: Limits,
+        output_bytes_max: int,
+        *,
+        task_status: trio.TaskStatus[JobHandle] = trio.TASK_STATUS_IGNORED,
+    ) -> Outcome:
+        """Never succeeds: a job in here dies with the agent that started it, however that died, so none is left to
+        go on with. That is the price of the promise that no job ever runs unwatched. Raises: JobLost.
+        """
+        raise JobLost("a job in the sandbox ends with its agent")
+
     async def _run_in(
         self,
         directory: Path,
@@ -258,8 +193,14 @@ class Sandbox:
         limits: Limits,
         task_status: trio.TaskStatus[JobHandle],
     ) -> Outcome:
+        try:
+            proxy = HostProxy(command.hosts)
+        except UserError as error:
+            raise JobNotStarted(str(error)) from error
         async with AsyncExitStack() as stack:
             user = self._reserve_user(stack)
+            stack.callback(self._devices.release, job_id)
+            gpus = await trio.to_thread.run_sync(self._devices.reserve, job_id, limits.gpus)
             image = await self._make_image(directory, limits, user)
             group = await self._make_group(job_id, limits, stack)
             walls = launch.Walls(
@@ -268,11 +209,15 @@ class Sandbox:
                 join_files=() if group is None else group.join_files,
                 limited=frozenset() if group is None else group.limited,
                 processors=_choose_processors(limits.cores),
+                devices=self._devices.build_files(gpus),
             )
             process = _start(command, limits, walls)
-            stack.push_async_callback(_shielded, process.close_output)
+            stack.push_async_callback(_shielded, process.close)
             stack.push_async_callback(_shielded, process.end)
             await process.wait_ready()
+            door = process.take_door()
+            if door is not None:
+                stack.callback(door.close)
             if image is not None:
                 image.unlink()  # it lives on as long as it is mounted, and no longer
             work = process.open_directory(launch.WORK)
@@ -280,17 +225,23 @@ class Sandbox:
             await trio.to_thread.run_sync(_stage, command, limits, work, user)
             log = workspace.BoundedLog(directory / "log", self._log_bytes_max)
             stack.callback(log.close)
-            job = RunningJob(process, group, log, limits)
+            job = RunningJob(process, group, log, limits, work, self._devices.make_books(gpus))
+            stack.callback(job.close)
             process.open_gate()
             task_status.started(job)
-            exit_status = await _wait(job, process, limits)
+            async with trio.open_nursery() as nursery:
+                if door is not None:
+                    nursery.start_soon(proxy.serve, door)
+                exit_status = await job.wait_end()
+                nursery.cancel_scope.cancel()
             if group is not None:
                 await _shielded(group.kill_all)
             usage = job.close_books()
             log.close()
             target = directory / "output"
             target.mkdir(mode=0o700)
-            left_out = await trio.to_thread.run_sync(_collect, work, target, command.output_bytes_max)
+            collect = functools.partial(workspace.copy_folder, work, OUTPUT_NAME, target)
+            left_out = (await trio.to_thread.run_sync(collect, command.output_bytes_max)).left_out
             state: EndState = job.end_state or ("exited" if exit_status >= 0 else "killed")
             return Outcome(
                 state=state,
@@ -348,9 +299,13 @@ class Sandbox:
 
 
 def _start(command: JobCommand, limits: Limits, walls: launch.Walls) -> SandboxProcess:
-    with_files = launch.build_files(command, build_filter())
+    with_files = launch.build_files(command, build_filter("memory" in walls.limited))
     opened = {name: open_memory_file(name, content) for name, content in with_files.items()}
     information = os.pipe()
+    door = None
+    if command.hosts:
+        door, inside = socket.socketpair()
+        opened["door"] = inside.detach()
     try:
         opened["arguments"] = os.memfd_create("arguments")
         descriptors = launch.Descriptors(info=information[1], **opened)
@@ -358,26 +313,10 @@ def _start(command: JobCommand, limits: Limits, walls: launch.Walls) -> SandboxP
         os.lseek(opened["arguments"], 0, os.SEEK_SET)
         shell = "/usr/bin/bash" if Path("/usr/bin/bash").exists() else "/bin/sh"
         line = launch.build_command_line(command, limits, walls, descriptors, shell)
-        return SandboxProcess(line, opened.values(), information)
+        return SandboxProcess(line, opened.values(), information, door)
     finally:
         for descriptor in opened.values():
             os.close(descriptor)
-
-
-async def _wait(job: RunningJob, process: SandboxProcess, limits: Limits) -> int:
-    """Waits for the job's end or brings it about; then gives bubblewrap's exit status, negative if killed."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(job.read_log)
-        nursery.start_soon(job.watch_memory)
-        with trio.move_on_after(limits.wall_seconds) as scope:
-            await process.wait_end()
-        if scope.cancelled_caught:
-            job.end("walltime")
-        exit_status = await _shielded(process.end)
-        nursery.cancel_scope.cancel()
-    # What was printed last may still be in the pipe. Nobody can write to it any more, so this ends.
-    await _shielded(job.read_log)
-    return exit_status
 
 
 async def _shielded(action: Callable[[], Awaitable[_Result]]) -> _Result:
@@ -400,26 +339,9 @@ def _stage(command: JobCommand, limits: Limits, work: int, user: int | None) -> 
                 os.close(source)
             if copied.left_out:
                 raise JobNotStarted(f"{copied.left_out} of the job's inputs do not fit or are no plain files")
-        if "out" not in os.listdir(work):
-            os.mkdir("out", 0o755, dir_fd=work)
-            if user is not None:
-                os.chown("out", user, user, dir_fd=work, follow_symlinks=False)
+        workspace.make_folders(work, user)
     except OSError as error:
         raise JobNotStarted(f"the job's inputs can't be placed in its work directory: {error}") from error
-
-
-def _collect(work: int, destination: Path, bytes_max: int) -> int:
-    """Copies the results out of the job's disk; how many things were left out."""
-    try:
-        source = os.open("out", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work)
-    except OSError:  # the job removed its folder of results, or put something else in its place
-        return 0 if "out" not in os.listdir(work) else 1
-    target = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return workspace.copy_tree(source, target, bytes_max).left_out
-    finally:
-        os.close(source)
-        os.close(target)
 
 
 def _choose_processors(cores: float) -> tuple[int, ...]:

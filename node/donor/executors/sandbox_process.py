@@ -8,17 +8,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterable
 
 import trio
 
 from node.donor.executors.executor import JobNotStarted
-from node.donor.executors.launch import READY
+from node.donor.executors.launch import READY, SMALL_FILE_SYSTEMS
 
 _START_SECONDS_MAX = 30.0  # a busy machine needs far less than one
 _READ_BYTES = 1 << 16
 _MESSAGE_BYTES_MAX = 2000
+_FILE_BYTES = 1024  # what the kernel keeps for one file in memory, at least, be it empty
+_FIRST = "1"  # bubblewrap itself, inside
+_STILL_STATES = "TZX"  # stopped, dead, gone: states of a thread that can't do anything
 
 
 def open_memory_file(name: str, content: bytes) -> int:
@@ -37,8 +41,15 @@ class SandboxProcess:
     process; and `init` counts as ended only after all others are gone.
     """
 
-    def __init__(self, command_line: list[str], inherited: Iterable[int], information: tuple[int, int]) -> None:
-        """Starts the program. `information` is a pipe; bubblewrap gets its second end, which is closed here.
+    def __init__(
+        self,
+        command_line: list[str],
+        inherited: Iterable[int],
+        information: tuple[int, int],
+        door: socket.socket | None = None,
+    ) -> None:
+        """Starts the program. `information` is a pipe; bubblewrap gets its second end, which is closed here. Over
+        `door` comes, before the gate is ready, a socket that listens in the job's network.
 
         This blocks the agent for about a millisecond, on purpose: the kernel ends bubblewrap when the
         *thread* that started it ends, and threads that trio lends for such calls end when they are idle.
@@ -61,19 +72,22 @@ class SandboxProcess:
         self._popen.stdout.close()
         self._information = trio.lowlevel.FdStream(information[0])
         self._handle = os.pidfd_open(self._popen.pid)
+        self._door = door
         self._init: int | None = None
         self._init_handle: int | None = None
+        self._table: int | None = None
+        self._small: list[int] = []
 
     async def wait_ready(self) -> None:
         """Returns when the gate inside is waiting. Raises: JobNotStarted with what the programs said."""
         said = b""
         with trio.move_on_after(_START_SECONDS_MAX):
-            while not said.endswith(READY):
+            while READY not in said:
                 block = await self._output.receive_some(_READ_BYTES)
                 if not block:
                     break
                 said = (said + block)[-_MESSAGE_BYTES_MAX:]
-        if not said.endswith(READY):
+        if READY not in said:
             words = " ".join(said.decode(errors="replace").split())
             raise JobNotStarted(f"the sandbox could not be set up: {words or 'no answer'}")
         text = b""
@@ -81,6 +95,18 @@ class SandboxProcess:
             text += await self._information.receive_some(_READ_BYTES) or b"}"
         self._init = int(json.loads(text)["child-pid"])
         self._init_handle = os.pidfd_open(self._init)
+        self._table = self.open_directory("/proc")
+        self._small = [self.open_directory(path) for path in SMALL_FILE_SYSTEMS]
+
+    def take_door(self) -> trio.socket.SocketType | None:
+        """The socket that listens inside, if this sandbox has one; once. The other end of its way here is closed by
+        now: nothing that the job does comes along it."""
+        if self._door is None:
+            return None
+        with self._door:
+            self._door.setblocking(False)
+            _, received, _, _ = socket.recv_fds(self._door, 16, 1)
+        return trio.socket.from_stdlib_socket(socket.socket(fileno=received[0]))
 
     def open_directory(self, path: str) -> int:
         """Opens a directory of the job's view of the file system. Raises: OSError."""
@@ -96,7 +122,7 @@ class SandboxProcess:
             raise JobNotStarted("the sandbox ended before the job could start") from None
 
     async def read_output(self) -> bytes:
-        """The next part of what the job prints; empty when the last process that could print has gone."""
+        """The next part of what the job prints; empty when nobody can print any more."""
         return bytes(await self._output.receive_some(_READ_BYTES))
 
     async def wait_end(self) -> None:
@@ -132,57 +158,111 @@ class SandboxProcess:
         assert self._popen.returncode is not None
         return self._popen.returncode
 
-    async def close_output(self) -> None:
+    async def close(self) -> None:
+        """Gives back what outlasts the end: nobody may use this any more."""
+        if self._table is not None:
+            os.close(self._table)
+            self._table = None
+        if self._door is not None:
+            self._door.close()
+        while self._small:
+            os.close(self._small.pop())
         await self._output.aclose()
 
+    def stop_all(self) -> bool:
+        """Stops all processes inside but the first, which is ours; whether they stood still before, all of them.
+
+        One pass may miss what is born meanwhile. Whoever needs certainty repeats it until it is true twice in a
+        row: a process that was missed once has only those that can still run to be born of again.
+        """
+        return self._signal_all(signal.SIGSTOP, is_sparing_still=True)
+
+    def continue_all(self) -> None:
+        """Lets all go on, those too that the job had stopped itself."""
+        self._signal_all(signal.SIGCONT, is_sparing_still=False)
+
+    def _signal_all(self, number: signal.Signals, is_sparing_still: bool) -> bool:
+        is_all_spared = True
+        for name in self._list_inside():
+            if name == _FIRST or (is_sparing_still and _is_still(self._table, name)):
+                continue
+            is_all_spared = False
+            try:
+                process = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._table)
+            except OSError:  # it has gone
+                continue
+            try:
+                signal.pidfd_send_signal(process, number)
+            except ProcessLookupError:
+                continue
+            finally:
+                os.close(process)
+        return is_all_spared
+
+    def _list_inside(self) -> list[str]:
+        """The processes inside by the numbers that they have there. The job's own table of processes holds all of
+        them, whoever their parents are."""
+        if self._table is None:
+            return []
+        try:
+            return _list_numbers(self._table, ".")
+        except OSError:  # the first process has gone, and the table with it
+            return []
+
     def measure_memory_bytes(self, enough_bytes: int) -> int:
-        """Memory that the processes inside hold now.
+        """Memory that the processes inside hold now, and what the kernel keeps of their files in memory.
 
         Pages that several share count for each, unless the sum would exceed `enough_bytes`: then they are
         divided up exactly, which takes the kernel longer.
         """
-        assert self._init is not None
-        processes = list_descendants(self._init)
-        total = sum(_read_resident_bytes(process) for process in processes)
+        names = self._list_inside()
+        total = sum(_read_resident_bytes(self._table, name) for name in names)
         if total > enough_bytes:
-            total = sum(_read_proportional_bytes(process) for process in processes)
-        return total
+            total = sum(_read_proportional_bytes(self._table, name) for name in names)
+        return total + sum(_count_files(directory) for directory in self._small) * _FILE_BYTES
 
 
-def list_descendants(process: int) -> list[int]:
-    """A process and all that descend from it, as far as they can be seen at this moment."""
-    found = []
-    waiting = [process]
-    while waiting:
-        one = waiting.pop()
-        found.append(one)
-        try:
-            threads = os.listdir(f"/proc/{one}/task")
-        except OSError:
-            continue
-        for thread in threads:
-            try:
-                with open(f"/proc/{one}/task/{thread}/children", encoding="utf-8") as file:
-                    waiting += map(int, file.read().split())
-            except OSError:
-                continue
-    return found
+def _count_files(directory: int) -> int:
+    status = os.fstatvfs(directory)
+    return status.f_files - status.f_ffree
 
 
-def _read_resident_bytes(process: int) -> int:
+def _list_numbers(table: int | None, path: str) -> list[str]:
+    """Processes or threads of a table. Opened for each listing: a second one at a time would share the place."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=table)
     try:
-        with open(f"/proc/{process}/statm", encoding="utf-8") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0
+        return [name for name in os.listdir(directory) if name.isdigit()]
+    finally:
+        os.close(directory)
 
 
-def _read_proportional_bytes(process: int) -> int:
+def _read_in_table(table: int | None, name: str) -> str:
+    """A file below a table of processes; empty when the process has gone."""
     try:
-        with open(f"/proc/{process}/smaps_rollup", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("Pss:"):
-                    return int(line.split()[1]) * 1024
+        with open(name, encoding="utf-8", errors="replace", opener=lambda p, f: os.open(p, f, dir_fd=table)) as file:
+            return file.read()
     except OSError:
-        pass
-    return _read_resident_bytes(process)
+        return ""
+
+
+def _is_still(table: int | None, name: str) -> bool:
+    """Whether none of a process's threads can do anything. The first of them may be dead while others run."""
+    try:
+        threads = _list_numbers(table, f"{name}/task")
+    except OSError:
+        return True
+    # The program's name stands before the state, in brackets, and may hold anything.
+    states = (_read_in_table(table, f"{name}/task/{thread}/stat").rpartition(")")[2][1:2] for thread in threads)
+    return all(state in _STILL_STATES for state in states)
+
+
+def _read_resident_bytes(table: int | None, name: str) -> int:
+    fields = _read_in_table(table, f"{name}/statm").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if fields else 0
+
+
+def _read_proportional_bytes(table: int | None, name: str) -> int:
+    for line in _read_in_table(table, f"{name}/smaps_rollup").splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return _read_resident_bytes(table, name)

@@ -21,6 +21,8 @@ _REFUSED_CALLS = (
     ("ptrace", "process_vm_readv", "process_vm_writev", "kcmp", "pidfd_getfd", "process_madvise"),
     # queues that carry out calls without passing this filter
     ("io_uring_setup", "io_uring_enter", "io_uring_register"),
+    # queues of which the whole machine has only so many
+    ("io_setup",),
     # keys are not separated by user namespaces
     ("keyctl", "add_key", "request_key"),
     # large kernel interfaces with a history of holes
@@ -35,6 +37,11 @@ _REFUSED_CALLS = (
     # switches off address randomisation, among others
     ("personality",),
 )
+
+# Memory that belongs to no process and no file system: only a control group sees it.
+_HIDDEN_MEMORY_CALLS = ("memfd_create", "memfd_secret", "shmget")
+_HUGE_PAGES = 0x00040000  # a flag of mmap: the machine's own reserve, which no job's memory limit covers
+_CORE_LIMIT = 4
 
 _NAMESPACE_FLAGS = (
     0x00020000,  # mounts
@@ -51,8 +58,10 @@ _SOCKET_FAMILY_MAX = 16
 
 
 @functools.cache
-def build_filter() -> bytes:
+def build_filter(is_memory_counted: bool) -> bytes:
     """The filter as a Berkeley packet filter program, as `bwrap --seccomp` reads it; built once per process.
+
+    `is_memory_counted` says whether a control group counts all of the job's memory.
 
     Calls of another machine word size (32-bit programs, x32) end the caller: their numbers differ, so no rule
     would fit them. Raises: UserError if the library is missing.
@@ -65,7 +74,8 @@ def build_filter() -> bytes:
         ) from error
     refuse = pyseccomp.ERRNO(errno.EPERM)
     rules = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW)
-    for name in (name for group in _REFUSED_CALLS for name in group):
+    refused = _REFUSED_CALLS if is_memory_counted else (*_REFUSED_CALLS, _HIDDEN_MEMORY_CALLS)
+    for name in (name for group in refused for name in group):
         if _is_known(pyseccomp, name):
             rules.add_rule(refuse, name)
     for flag in _NAMESPACE_FLAGS:
@@ -75,6 +85,12 @@ def build_filter() -> bytes:
         rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
     for request in _INPUT_INJECTION:  # the kernel looks at the low 32 bits alone
         rules.add_rule(refuse, "ioctl", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, 0xFFFFFFFF, request))
+    rules.add_rule(refuse, "mmap", pyseccomp.Arg(3, pyseccomp.MASKED_EQ, _HUGE_PAGES, _HUGE_PAGES))
+    # The limit of one byte keeps a crash from the donor's crash handler, which runs outside of all walls. No other
+    # value does so, not even zero; hence it stays as it is.
+    of_cores = pyseccomp.MASKED_EQ, 0xFFFFFFFF, _CORE_LIMIT
+    rules.add_rule(refuse, "setrlimit", pyseccomp.Arg(0, *of_cores))
+    rules.add_rule(refuse, "prlimit64", pyseccomp.Arg(1, *of_cores), pyseccomp.Arg(2, pyseccomp.NE, 0))
     # Families such as vsock reach the hypervisor past every network namespace.
     for family in range(3, _SOCKET_FAMILY_MAX):
         if family not in _SOCKET_FAMILIES:

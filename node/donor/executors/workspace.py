@@ -4,8 +4,8 @@ While the job runs, its disk is mounted only in the job's own view of the file s
 through one open directory, which outlives that view. So nothing is ever mounted where others see it, and when
 the agent dies, however it dies, the kernel itself takes the disk away.
 
-Files are copied in before the job's first instruction and out after its last process has gone. Nobody changes
-them meanwhile; still, no link is ever followed, because what lies there was made by a stranger.
+Files are copied in before the job's first instruction and out after its last process has gone, or while it stands
+still. Nobody changes them meanwhile; still, no link is ever followed, because what lies there was made by a stranger.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import os
 import shutil
 import stat
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from protocol.conversation import CHECKPOINT_NAME, OUTPUT_NAME
 
 _COPY_BYTES = 1 << 20
 _DEPTH_MAX = 32  # folders within folders; each costs an open file while copying
@@ -73,26 +76,80 @@ class Copied:
     entries: int = 0
 
 
-def copy_tree(source: int, destination: int, bytes_max: int, owner: int | None = None) -> Copied:
+class GivenUp(Exception):
+    """A copy is not wanted any more."""
+
+
+def copy_tree(
+    source: int,
+    destination: int,
+    bytes_max: int,
+    owner: int | None = None,
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> Copied:
     """Copies regular files and folders from one open directory into another.
 
     Names must be UTF-8; of a file's mode only whether its owner may execute it is kept. Files that would
     exceed `bytes_max` in all are left out whole. `owner` becomes user and group of the copies (superuser
-    only). Raises: OSError if the destination can't take it.
+    only). Raises: OSError if the destination can't take it, GivenUp soon after `is_wanted` says no.
     """
     copied = Copied()
-    _copy_directory(source, destination, bytes_max, owner, copied, depth=0)
+    _copy_directory(source, destination, bytes_max, owner, copied, is_wanted, depth=0)
     return copied
 
 
+def make_folders(work: int, owner: int | None) -> None:
+    """Makes what every job finds in its work directory, unless its inputs brought it. Raises: OSError."""
+    for folder in {OUTPUT_NAME, CHECKPOINT_NAME}.difference(os.listdir(work)):
+        os.mkdir(folder, 0o755, dir_fd=work)
+        if owner is not None:
+            os.chown(folder, owner, owner, dir_fd=work, follow_symlinks=False)
+
+
+def copy_folder(
+    parent: int, name: str, destination: Path, bytes_max: int, is_wanted: Callable[[], bool] = lambda: True
+) -> Copied:
+    """Copies one folder of an open directory, if it is there; left out if it is a link or can't be opened.
+
+    Raises: OSError if the destination can't take it, GivenUp.
+    """
+    try:
+        source = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except FileNotFoundError:
+        return Copied()
+    except OSError:
+        return Copied(left_out=1)
+    try:
+        target = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return copy_tree(source, target, bytes_max, is_wanted=is_wanted)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+
+
 def _copy_directory(
-    source: int, destination: int, bytes_max: int, owner: int | None, copied: Copied, depth: int
+    source: int,
+    destination: int,
+    bytes_max: int,
+    owner: int | None,
+    copied: Copied,
+    is_wanted: Callable[[], bool],
+    depth: int,
 ) -> None:
+    names: list[str] = []
     with os.scandir(source) as entries:
-        names = sorted(entry.name for entry in entries)
-    for name in names:
-        copied.entries += 1
-        if copied.entries > _ENTRIES_MAX or not _is_utf8(name):
+        for found in entries:  # counted while listing: a job may leave more names than fit in memory
+            copied.entries += 1
+            if copied.entries > _ENTRIES_MAX:
+                copied.left_out += 1
+            else:
+                names.append(found.name)
+    for name in sorted(names):
+        if not is_wanted():
+            raise GivenUp
+        if not _is_utf8(name):
             copied.left_out += 1
             continue
         try:
@@ -107,12 +164,12 @@ def _copy_directory(
                 os.mkdir(name, 0o755, dir_fd=destination)
                 below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=destination)
                 try:
-                    _copy_directory(entry, below, bytes_max, owner, copied, depth + 1)
+                    _copy_directory(entry, below, bytes_max, owner, copied, is_wanted, depth + 1)
                     _give(below, owner)
                 finally:
                     os.close(below)
             elif stat.S_ISREG(status.st_mode) and copied.size_bytes + status.st_size <= bytes_max:
-                _copy_file(entry, destination, name, status, owner)
+                _copy_file(entry, destination, name, status, owner, is_wanted)
                 copied.files += 1
                 copied.size_bytes += status.st_size
             else:
@@ -121,12 +178,21 @@ def _copy_directory(
             os.close(entry)
 
 
-def _copy_file(source: int, directory: int, name: str, status: os.stat_result, owner: int | None) -> None:
+def _copy_file(
+    source: int,
+    directory: int,
+    name: str,
+    status: os.stat_result,
+    owner: int | None,
+    is_wanted: Callable[[], bool],
+) -> None:
     mode = 0o755 if status.st_mode & stat.S_IXUSR else 0o644
     target = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=directory)
     with os.fdopen(target, "wb") as file:
         offset = 0
         while offset < status.st_size:
+            if not is_wanted():
+                raise GivenUp
             block = os.pread(source, min(_COPY_BYTES, status.st_size - offset), offset)
             if not block:
                 break

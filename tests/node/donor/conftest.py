@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import tempfile
 import threading
 import time
+import uuid
 from base64 import b64encode
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node import api
+from node import api, job_api
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
+from node.cli import run
 from node.donor import settings as donor_settings
 from node.donor.agent import Agent
 from node.donor.executors.sandbox import Sandbox
@@ -46,6 +54,20 @@ from protocol.records import (
 from protocol.replica import Replica
 from protocol.rules import Circumstances, check_record
 from protocol.statements import CommitBatch, VoteBatch, decode_slot_proposal, decode_unlock_request
+from tests.node.donor.fake_gpus import fake_gpus, fake_nvml
+from tests.node.donor.slurm_cluster import find_obstacle, running_cluster
+
+__all__ = ["fake_gpus", "fake_nvml"]  # fixtures of this folder
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster():
+    """A real cluster of three nodes, for all tests that need one."""
+    if obstacle := find_obstacle():
+        pytest.skip(obstacle)
+    with running_cluster() as cluster:
+        yield cluster
+
 
 WORDS = " ".join(["abandon"] * 23 + ["art"])
 
@@ -171,6 +193,11 @@ class FakeNode:
                 for name, state in ledger.sponsors.items()
                 if state.donor == account
             ]
+            enrolments = [
+                api.Enrolment(encode_address(AddressKind.RECORD, name), state.member, state.until_epoch, "Hochschule")
+                for name, state in ledger.enrolments.items()
+                if state.account == account
+            ]
         return api.Account(
             address=address,
             epoch=self.epoch,
@@ -178,7 +205,7 @@ class FakeNode:
             head=encode_address(AddressKind.RECORD, head.record) if head else None,
             millicredits=sum(lot.millicredits for lot in lots),
             lots=lots,
-            enrolments=[],
+            enrolments=enrolments,
             sponsorships=sponsorships,
         )
 
@@ -221,7 +248,7 @@ class FakeNode:
         head = self.replica.ledger.heads.get(hold_scope(hold))
         state = self.replica.ledger.holds[hold]
         ended_by = encode_address(AddressKind.RECORD, head.record) if head else None
-        return api.Job(hold_id, "", "", "", 1, state.amount, state.paid, "HELD", "", None, ended_by)
+        return job_api.Job(hold_id, "", "", "", 1, state.amount, state.paid, "HELD", "", None, ended_by)
 
     def post_unlock(self, request, wait=0):
         attempt = decode_unlock_request(request).attempt
@@ -236,17 +263,20 @@ class FakeNode:
     def put_offer(self, encoded):
         offer = decode_offer(self.charter, encoded)
         with self.changed:
-            self.offers[offer.donor_key] = api.Offer("", encoded, offer.valid_until)
+            self.offers[offer.donor_key] = job_api.Offer("", encoded, offer.valid_until)
             self.changed.notify_all()
 
     def get_offers(self):
         return list(self.offers.values())
 
+    def get_donors(self):
+        return []
+
     def post_message(self, mailbox, content):
         assert len(content) <= api.MESSAGE_BYTES_MAX
         with self.changed:
             self.posted += 1
-            self.mailboxes.setdefault(mailbox, []).append(api.Message(self.posted, content))
+            self.mailboxes.setdefault(mailbox, []).append(job_api.Message(self.posted, content))
             self.changed.notify_all()
             return self.posted
 
@@ -268,6 +298,7 @@ class FakeNode:
 DONOR_KEY = Ed25519PrivateKey.from_private_bytes(bytes([9]) * 32)
 SEAL_SEED = bytes([8]) * 32
 WEIGHT = 1000
+SCORE = donor_settings.Score(WEIGHT, 1.0, 1.0, 1.0, 0)
 
 
 SETTINGS = donor_settings.Settings(
@@ -297,19 +328,22 @@ def donor_home(tmp_path):
 
 
 @asynccontextmanager
-async def _run_agent(home, fake_node):
+async def _run_agent(home, fake_node, score=SCORE, devices=None, **changes):
     """An agent that serves, and has published its offer; stopped as by `kill -9` at the end of the block."""
-    sandbox = Sandbox(home.sandbox)
+    sandbox = Sandbox(home.sandbox, devices=devices)
+    settings = msgspec.structs.replace(SETTINGS, **changes)
+    home.save_settings(settings)
     agent = Agent(
         home,
-        SETTINGS,
-        donor_settings.Score(WEIGHT, 1.0, 1.0, 1.0, 0),
+        settings,
+        score,
         fake_node.charter,
         DONOR_KEY,
         SEAL_SEED,
         fake_node,
         sandbox,
         {},
+        devices=devices,
         poll_seconds=1,
     )
     try:
@@ -343,8 +377,8 @@ def write_job(tmp_path):
 
 @pytest.fixture
 def start_agent(donor_home, fake_node):
-    """`async with start_agent() as agent`, as often as wanted, one after the other."""
-    return lambda: _run_agent(donor_home, fake_node)
+    """`async with start_agent(**settings) as agent`, as often as wanted, one after the other."""
+    return lambda **changes: _run_agent(donor_home, fake_node, **changes)
 
 
 @pytest.fixture
@@ -379,3 +413,44 @@ def wallet(tmp_path, fake_node, person_key):
     with Wallet.open(home) as wallet:
         wallet.__dict__["client"] = fake_node
         yield wallet
+
+
+@pytest.fixture
+def allmende(fake_node, monkeypatch, capsys, tmp_path):
+    """Run a command on this test's home: its exit status and what it printed."""
+    monkeypatch.setattr("node.served_charter.NodeClient", lambda place: nullcontext(fake_node))
+
+    def call(*words, home=True):
+        capsys.readouterr()
+        status = run([*words, *(("--home", str(tmp_path)) if home else ())])
+        return status, capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def lent(allmende, tmp_path):
+    """The directory of a machine that was set up."""
+    allmende("donor", "setup", "--node", "http://node", "--machine", "bench", "--cores", "1", "--memory", "2", "-y")
+    return donor_settings.DonorHome(tmp_path / "donor")
+
+
+@pytest.fixture(params=["superuser", "ordinary"])
+def agent(request) -> str:
+    if request.param == "superuser" and os.geteuid() != 0:
+        pytest.skip("these tests run as an ordinary user: nothing to test as the superuser")
+    return str(request.param)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A donor's private folder that both agents may be given."""
+    path = Path(tempfile.mkdtemp(prefix="donor-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def marker() -> str:
+    """Stands in the command line of a test's processes, so that they can be found."""
+    return f"marker{uuid.uuid4().hex}"

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
 from node.donor.job_file import JobFile
 from node.errors import UserError
+from node.sealing import open_sealed
 from node.wallet.calling import Line
 from node.wallet.following import Follower, unpack_outputs
 from node.wallet.job_receipts import verify_job
 from node.wallet.job_records import load_job
 from node.wallet.job_spec import read_job_file
 from node.wallet.jobs import hold_job, open_job, plan_job, start_job
-from protocol.conversation import Cancel
+from protocol.conversation import Cancel, compute_seal_context
 from protocol.errors import Reason, Rejected
 from protocol.metering import JobState
+from protocol.quotes import decode_offer
 from protocol.receipts import verify_receipt
 from protocol.records import (
     Kind,
@@ -48,12 +52,17 @@ class Payer:
         self.told: list[str] = []
         self.job: Any = None
 
-    def begin(self, path):
-        spec = read_job_file(path)
-        plan = plan_job(self.wallet, spec)
+    def ask(self, path):
+        plan = plan_job(self.wallet, read_job_file(path))
         self.job = open_job(self.wallet, plan, self.connect)
-        hold_job(self.wallet, self.wallet.unlock(None), self.job, spec)
+
+    def pay(self):
+        hold_job(self.wallet, self.wallet.unlock(None), self.job, self.job.needs)
         start_job(self.wallet, self.job, self.connect)
+
+    def begin(self, path):
+        self.ask(path)
+        self.pay()
 
     def follow(self):
         follower = Follower(self.wallet, self.job, self.connect, self.log.extend, self.told.append)
@@ -118,7 +127,7 @@ async def test_after_the_agent_is_killed_the_payer_gets_everything_back(
     path = write_job("echo up; sleep 50")
     async with start_agent() as agent:
         await run_in_thread(payer.begin, path)
-        await wait_until_running(agent)
+        await wait_until(agent, JobState.RUNNING)
     assert fake_node.get_hold().is_open
     async with start_agent():
         await run_in_thread(payer.follow)
@@ -127,6 +136,26 @@ async def test_after_the_agent_is_killed_the_payer_gets_everything_back(
     assert receipt.amount == payer.job.paid == 0
     assert fake_node.get_balance(payer.wallet.account) == FUNDS
     assert fake_node.get_balance(donor_account) == 0
+
+
+async def test_after_the_agent_is_killed_the_payer_pays_for_the_checkpoint_that_it_has_in_hand(
+    fake_node, donor_home, payer, write_job, start_agent
+):
+    path = write_job("echo half > checkpoint/state; sleep 50")
+    async with start_agent():
+        await run_in_thread(payer.begin, path)
+        follower = threading.Thread(target=payer.follow, daemon=True)
+        follower.start()
+        with trio.fail_after(30):
+            while not any(tick.checkpoint for tick in payer.job.list_ticks()):
+                await trio.sleep(0.05)
+    async with start_agent():
+        await run_in_thread(follower.join)
+    receipt, ticks = payer.job.decode_receipt(payer.wallet), payer.job.list_ticks()
+    assert receipt.state is JobState.DONOR_FAILED
+    assert [bool(tick.checkpoint) for tick in ticks].count(True) == 1
+    assert payer.job.paid == receipt.amount == next(tick.amount for tick in ticks if tick.checkpoint) > 0
+    assert payer.job.dispute == ""
 
 
 async def test_a_settlement_that_was_signed_before_a_crash_is_sent_again_byte_for_byte(
@@ -213,28 +242,113 @@ async def test_a_payer_who_falls_silent_stops_the_job(
     assert fake_node.get_balance(donor_account) == payer.job.paid
 
 
-async def test_the_owner_takes_the_machine_back_and_nothing_is_charged(
-    fake_node, donor_home, payer, write_job, start_agent
+async def test_a_payer_who_asks_for_its_credits_back_while_the_job_runs_stops_it(
+    fake_node, donor_home, payer, write_job, donor_account, start_agent
 ):
     async with start_agent() as agent:
         await run_in_thread(payer.begin, write_job("sleep 50"))
-        await wait_until_running(agent)
+        await wait_until(agent, JobState.RUNNING)
+        get_job = fake_node.get_job
+        fake_node.get_job = lambda hold: msgspec.structs.replace(get_job(hold), reclaim_request="almr1")
+        await run_in_thread(payer.follow)
+    receipt = payer.job.decode_receipt(payer.wallet)
+    assert receipt.state is JobState.POLICY_KILLED
+    assert fake_node.get_balance(donor_account) == payer.job.paid == receipt.amount
+    assert "asked for its credits back" in payer.job.detail
+
+
+async def test_the_owner_takes_the_machine_back_and_nothing_is_charged(
+    fake_node, donor_home, payer, write_job, start_agent
+):
+    async with start_agent(suspend_seconds_max=0) as agent:
+        await run_in_thread(payer.begin, write_job("sleep 50"))
+        await wait_until(agent, JobState.RUNNING)
         donor_home.write_wish("pause")
         await run_in_thread(payer.follow)
     receipt = payer.job.decode_receipt(payer.wallet)
     assert (receipt.state, receipt.amount, payer.job.paid) == (JobState.EVICTED, 0, 0)
 
 
-async def wait_until_running(agent):
+async def test_an_evicted_job_is_paid_up_to_the_checkpoint_that_its_payer_has_in_hand(
+    fake_node, donor_home, payer, write_job, start_agent
+):
+    path = write_job("echo half > checkpoint/state; echo saved; sleep 50")
+    async with start_agent(suspend_seconds_max=0) as agent:
+        await run_in_thread(payer.begin, path)
+        await wait_until(agent, JobState.RUNNING)
+        (run,) = agent.jobs.values()
+        with trio.fail_after(20):
+            while not run.document.log_sent:
+                await trio.sleep(0.05)
+        donor_home.write_wish("pause")
+        await run_in_thread(payer.follow)
+    receipt = payer.job.decode_receipt(payer.wallet)
+    last = payer.job.list_ticks()[-1]
+    assert receipt.state is JobState.EVICTED
+    assert payer.job.dispute == ""
+    assert payer.job.paid == receipt.amount == max(tick.amount for tick in payer.job.list_ticks() if tick.checkpoint)
+    assert (receipt.tick, receipt.amount > 0) == (last.compute_id(payer.wallet.federation), True)
+    context = compute_seal_context(b"checkpoint", payer.job.hold)
+    content = open_sealed(payer.job.result_seed, fake_node.blobs[last.checkpoint], context)
+    assert b"half" in content
+
+
+async def test_suspended_time_is_free_and_the_job_goes_on_where_it_was(
+    fake_node, donor_home, payer, write_job, start_agent
+):
+    path = write_job("echo up; for i in 1 2 3 4 5 6 7 8; do sleep 0.25; done; echo done")
+    async with start_agent() as agent:
+        await run_in_thread(payer.begin, path)
+        await wait_until(agent, JobState.RUNNING)
+        donor_home.write_wish("pause")
+        await wait_until(agent, JobState.SUSPENDED)
+        began = time.monotonic()
+        with pytest.raises(UserError, match="the owner has paused lending"):
+            await run_in_thread(Payer(payer.wallet, fake_node).begin, path)
+        (run,) = agent.jobs.values()
+        with trio.fail_after(20):
+            while run.suspended_ms < 3000:
+                await trio.sleep(0.05)
+        donor_home.write_wish("run")
+        suspended_seconds = time.monotonic() - began
+        await run_in_thread(payer.follow)
+    receipt = payer.job.decode_receipt(payer.wallet)
+    assert receipt.state is JobState.DONE
+    assert payer.log == b"up\ndone\n"
+    assert receipt.wall_ms < 1000 * (2 + suspended_seconds)
+    assert receipt.amount == payer.job.paid == -(-receipt.wall_ms * WEIGHT * 15 // 240_000)
+
+
+async def test_two_jobs_share_the_machine_and_a_third_waits_until_there_is_room(
+    fake_node, payer, write_job, start_agent
+):
+    path = write_job("while [ ! -e stop ]; do sleep 0.1; done")
+    async with start_agent() as agent:
+        await run_in_thread(payer.begin, path)
+        second = Payer(payer.wallet, fake_node)
+        await run_in_thread(second.begin, path)
+        with trio.fail_after(20):
+            while [run.document.state for run in agent.jobs.values()] != [JobState.RUNNING] * 2:
+                await trio.sleep(0.05)
+        with pytest.raises(UserError, match="busy"):
+            await run_in_thread(Payer(payer.wallet, fake_node).begin, path)
+        await run_in_thread(Line(payer.wallet, payer.job, payer.connect).say, Cancel("enough"))
+        await run_in_thread(payer.follow)
+        assert payer.job.decode_receipt(payer.wallet).state is JobState.CANCELLED
+        third = Payer(payer.wallet, fake_node)
+        await run_in_thread(third.begin, path)
+
+
+async def wait_until(agent, state):
     with trio.fail_after(20):
-        while not any(run.document.state == JobState.RUNNING for run in agent._jobs.values()):
+        while not any(run.document.state == state for run in agent.jobs.values()):
             await trio.sleep(0.05)
 
 
 async def test_a_job_that_its_payer_cancels_is_charged_until_then(fake_node, payer, write_job, start_agent):
     async with start_agent() as agent:
         await run_in_thread(payer.begin, write_job("sleep 50"))
-        await wait_until_running(agent)
+        await wait_until(agent, JobState.RUNNING)
         await run_in_thread(Line(payer.wallet, payer.job, payer.connect).say, Cancel("enough"))
         await run_in_thread(payer.follow)
     receipt = payer.job.decode_receipt(payer.wallet)
@@ -256,9 +370,9 @@ async def test_a_second_job_is_told_that_the_machine_is_busy_and_its_money_stays
     fake_node, payer, write_job, start_agent
 ):
     path = write_job("sleep 50")
-    async with start_agent() as agent:
+    async with start_agent(cores=1) as agent:
         await run_in_thread(payer.begin, path)
-        await wait_until_running(agent)
+        await wait_until(agent, JobState.RUNNING)
         before = fake_node.get_balance(payer.wallet.account)
         with pytest.raises(UserError, match="busy"):
             await run_in_thread(Payer(payer.wallet, fake_node).begin, path)
@@ -288,3 +402,12 @@ async def test_a_paused_donor_gives_no_quote_and_nothing_is_spent(fake_node, don
             await run_in_thread(payer.begin, write_job("true"))
     assert fake_node.get_balance(payer.wallet.account) == FUNDS
     assert payer.wallet.journal.jobs() == {}
+
+
+async def test_what_donor_toml_names_twice_is_offered_once(fake_node, payer, start_agent):
+    hosts = ["PyPI.org:443", "pypi.org:443", "[2001:DB8::1]:80"]
+    async with start_agent(hosts=hosts, job_classes=["batch", "batch"]):
+        (published,) = fake_node.get_offers()
+    offer = decode_offer(fake_node.charter, published.encoded)
+    assert offer.hosts == ("[2001:db8::1]:80", "pypi.org:443")
+    assert offer.job_classes == ("batch",)

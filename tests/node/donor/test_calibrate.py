@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from node.donor.calibrate import check_sandbox, compute_weight
-from node.donor.devices import find_gpus, find_machine
 from node.donor.executors.sandbox import Sandbox
+from node.donor.hardware import find_hardware
 from node.donor.settings import DonorHome, Score, Settings
 from node.errors import UserError
 
@@ -38,19 +38,19 @@ def test_golden_weights(tflops, bandwidth, memory, weight):
 
 
 def test_a_machine_is_found_with_at_least_a_core_and_some_memory(tmp_path):
-    machine = find_machine(tmp_path / "not" / "yet")
+    machine = find_hardware(tmp_path / "not" / "yet")
     assert machine.cores >= 1
     assert machine.memory_bytes > 10**8
     assert machine.disk_free_bytes > 0
 
 
-def test_gpus_are_named_by_the_driver(tmp_path):
-    for number in (0, 1):
-        folder = tmp_path / f"0000:0{number}:00.0"
-        folder.mkdir()
-        (folder / "information").write_text("Model: \t\t NVIDIA A100-SXM4-80GB\nIRQ:   \t\t 7\n")
-    assert find_gpus(tmp_path) == ("NVIDIA A100-SXM4-80GB",) * 2
-    assert find_gpus(tmp_path / "none") == ()
+def test_gpus_are_found_with_how_they_are(fake_gpus, tmp_path):
+    assert find_hardware(tmp_path).gpus == ()
+    fake_gpus.set_up(2)
+    fake_gpus.change(1, xid=79)
+    sound, faulty = find_hardware(tmp_path).gpus
+    assert (sound.gpu.name, sound.obstacle) == ("A100-SXM4-80GB", "")
+    assert "Xid 79" in faulty.obstacle
 
 
 def test_settings_are_written_so_that_they_are_read_the_same(tmp_path):

@@ -119,7 +119,8 @@ def start_in(group: JobGroup, program: str) -> subprocess.Popen[bytes]:
 
 @needs_groups
 @pytest.mark.parametrize("versions", [{1, 2}, {1}])
-async def test_a_group_is_emptied_of_processes_that_left_their_parents(versions):
+@pytest.mark.parametrize("is_frozen", [False, True])
+async def test_a_group_is_emptied_of_processes_that_left_their_parents(versions, is_frozen):
     trees = [tree for tree in real_trees if tree.version in versions]
     if not trees:
         pytest.skip("this machine has no such trees")
@@ -129,6 +130,13 @@ async def test_a_group_is_emptied_of_processes_that_left_their_parents(versions)
     with process.stdout:
         assert process.stdout.readline() == b"up\n"
     assert len(group.list_processes()) >= 3
+    if is_frozen:
+        assert group.can_freeze
+        group.set_frozen(True)
+        deadline = time.monotonic() + 10
+        while not group.is_frozen and time.monotonic() < deadline:
+            pass
+        assert group.is_frozen
     await group.close()
     assert process.wait() == -9
     assert not any(path.exists() for path in group.join_files)

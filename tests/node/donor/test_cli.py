@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
-
-import pytest
 
 from node.addresses import Kind, encode_address
-from node.cli import run
+from node.donor.cli import group
 from node.donor.enrolling import load_donor_key, load_seal_seed
 from node.donor.settings import DonorHome
 from protocol.identifiers import compute_account_id
-
-
-@pytest.fixture
-def allmende(fake_node, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("node.served_charter.NodeClient", lambda place: nullcontext(fake_node))
-
-    def call(*words):
-        capsys.readouterr()
-        status = run([*words, "--home", str(tmp_path)])
-        return status, capsys.readouterr()
-
-    return call
-
 
 SETUP = ("donor", "setup", "--node", "http://node", "--machine", "bench", "--cores", "1", "--memory", "2")
 
@@ -48,6 +32,8 @@ def test_set_up_makes_keys_pins_the_charter_and_prints_the_address(allmende, tmp
     assert home.key_path.stat().st_mode & 0o077 == 0
     address = json.loads(printed.out)["address"]
     assert allmende("donor", "status", "--json")[1].out
+    policy = fake_node.charter.policy.acceptable_use
+    assert home.load_settings().acceptable_use == policy.hex()
     assert address == encode_address(Kind.ACCOUNT, compute_account_id(federation, key.public_key))
     status, printed = allmende(*SETUP, "-y")
     assert status == 1
@@ -70,3 +56,10 @@ def test_an_agent_does_not_start_before_the_machine_was_measured(allmende):
     status, printed = allmende("donor", "start")
     assert status == 1
     assert "selftest" in printed.err
+
+
+def test_every_command_says_how_it_is_used(allmende):
+    for name, command in group.commands.items():
+        printed = allmende("donor", name, "--help", home=False)[1].out
+        assert "Example: allmende donor" in printed, name
+        assert command.name == name

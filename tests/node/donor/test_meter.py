@@ -18,7 +18,21 @@ DONOR = Ed25519PrivateKey.from_private_bytes(bytes([1]) * 32)
 PAYER = Ed25519PrivateKey.from_private_bytes(bytes([2]) * 32)
 RATE = Rate(1000, 2, 1, 0)
 REQUEST = QuoteRequest(
-    b"a" * 32, PAYER.public_key().public_bytes_raw(), b"s" * 32, 2, 1, 1, 0, 100, b"", "batch", b"", b"", b""
+    b"a" * 32,
+    PAYER.public_key().public_bytes_raw(),
+    b"s" * 32,
+    b"o" * 32,
+    2,
+    1,
+    1,
+    0,
+    0,
+    100,
+    b"",
+    "batch",
+    b"",
+    b"",
+    b"",
 )
 QUOTE = Quote(b"d" * 32, b"r" * 32, b"s" * 32, RATE, 100, 30, compute_charge(100_000, RATE), 60, 1, 0, 0, b"")
 
@@ -40,12 +54,13 @@ def agree(meter, tick):
     meter.accept_voucher(voucher.sequence, voucher.amount, voucher.signature)
 
 
-def test_the_payer_is_behind_exactly_while_a_tick_lacks_its_voucher(meter):
-    assert not meter.is_payer_behind
+def test_the_job_must_stop_while_a_tick_lacks_its_voucher_and_once_the_credits_are_asked_back(meter):
+    assert not meter.must_stop(is_reclaim_asked=False)
     tick = meter.add_tick(30_000)
-    assert meter.is_payer_behind
+    assert meter.must_stop(is_reclaim_asked=False)
     agree(meter, tick)
-    assert not meter.is_payer_behind
+    assert not meter.must_stop(is_reclaim_asked=False)
+    assert meter.must_stop(is_reclaim_asked=True)
 
 
 def test_ticks_and_vouchers_are_on_disk_at_once(meter, job, tmp_path):
@@ -55,7 +70,7 @@ def test_ticks_and_vouchers_are_on_disk_at_once(meter, job, tmp_path):
     assert found.document == job.document
     again = Meter(FEDERATION, DONOR, found, QUOTE, REQUEST)
     assert again.last_tick == meter.last_tick
-    assert again.is_payer_behind
+    assert again.must_stop(is_reclaim_asked=False)
 
 
 def test_time_beyond_the_wall_time_is_not_charged_and_the_meter_never_runs_back(meter):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from node import api
+from node import api, job_api
 from node.donor import settling
 from node.donor.job_file import JobDocument
 from node.errors import UserError
@@ -40,7 +40,7 @@ class Link:
         raise Rejected(Reason.REFERENCE_MISSING, "no record claims that slot yet")
 
     def get_job(self, hold):
-        return api.Job("", "", "", "", 1, 0, 0, "HELD", "", None, self.ended_by)
+        return job_api.Job("", "", "", "", 1, 0, 0, "HELD", "", None, self.ended_by)
 
     def get_record(self, name, wait=0):
         return SimpleNamespace(receipt=b"junk")

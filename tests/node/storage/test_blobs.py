@@ -13,6 +13,7 @@ from node.storage.database import StoreFailed
 from node.storage.limits import BLOB_SECONDS_MAX
 from node.storage.store import StoreFull
 from protocol.errors import InvalidInput
+from protocol.job_evidence import JOB_EVIDENCE_BYTES_MAX
 
 
 def digest(content: bytes) -> bytes:
@@ -70,6 +71,18 @@ def test_blobs_expire_unless_they_are_renewed(tmp_path: Path) -> None:
     assert blobs.find(digest(b"a")) is None
     assert blobs.find(digest(b"b")) is not None
     blobs.put(digest(bytes(99)), bytes(99))
+
+
+def test_evidence_of_a_dispute_is_kept_longer_unless_it_is_too_large_to_be_any(tmp_path: Path) -> None:
+    blobs = BlobStore(tmp_path)
+    contents = (b"evidence", b"bundle", bytes(JOB_EVIDENCE_BYTES_MAX + 1))
+    for content in contents:
+        blobs.put(digest(content), content)
+        os.utime(tmp_path / digest(content).hex(), (1000, 1000))
+    kept = {digest(contents[0]).hex(), digest(contents[2]).hex()}
+    assert blobs.expire(1001 + BLOB_SECONDS_MAX, kept) == 2
+    assert blobs.find(digest(b"evidence")) is not None
+    assert blobs.expire(1001 + BLOB_SECONDS_MAX) == 1
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:

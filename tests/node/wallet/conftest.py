@@ -14,9 +14,10 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import pytest
 
-from node import api
+from node import api, job_api
 from node.addresses import Kind as AddressKind
 from node.addresses import decode_address, encode_address
+from node.cli import run
 from node.wallet.job_spec import read_job_file
 from node.wallet.jobs import hold_job, open_job, plan_job, start_job
 from node.wallet.wallet import Wallet
@@ -33,6 +34,7 @@ from protocol.statements import (
     encode_signed,
 )
 from tests.node.wallet.lone_federation import EPOCH_SECONDS, Federation
+from tests.node.wallet.played_donors import Stage
 from tests.node.wallet.scripted_donor import DONOR_PUBLIC, FUNDS, ScriptedDonor
 
 WORDS = "legal winner thank year wave sausage worth useful legal winner thank year wave sausage worth useful " + (
@@ -59,6 +61,7 @@ class Node(ThreadingHTTPServer):
         self.received = []
         self.proposals = []
         self.overrides = {}
+        self.blobs = {}
         self.slot_overrides = {}
         self.forged_receipt = None
 
@@ -76,6 +79,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         self._serve("POST")
+
+    def do_PUT(self):
+        self._serve("PUT")
 
     def _serve(self, method):
         parts = urlsplit(self.path)
@@ -149,6 +155,11 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._record(decode_address(AddressKind.RECORD, record), True)
             case ["GET", "jobs", hold]:
                 return self._job(decode_address(AddressKind.RECORD, hold))
+            case ["PUT", "blobs", digest]:
+                self.server.blobs[bytes.fromhex(digest)] = body
+                return None
+            case ["GET", "donors"]:
+                return []
             case ["GET", "programs"]:
                 return self._programs()
             case ["POST", "unlocks"]:
@@ -208,7 +219,11 @@ class _Handler(BaseHTTPRequestHandler):
             sum(balances.values()),
             lots,
             enrolments,
-            [],
+            [
+                api.Sponsorship(_text(AddressKind.RECORD, record_id), state.member, state.until_epoch)
+                for record_id, state in ledger.sponsors.items()
+                if state.donor == account
+            ],
             ledger.get_key(account),
             [
                 api.Suspension(
@@ -243,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
         federation = self.server.federation
         ledger = federation.replica.ledger
         state, end = ledger.holds[hold], ledger.heads.get(hold_scope(hold))
-        return api.Job(
+        return job_api.Job(
             _text(AddressKind.RECORD, hold),
             _text(AddressKind.ACCOUNT, state.payer),
             _text(AddressKind.ACCOUNT, state.payee),
@@ -258,6 +273,12 @@ class _Handler(BaseHTTPRequestHandler):
             state.terms.grace_seconds,
             _text(AddressKind.RECORD, state.request) if state.request else None,
             federation.compute_seconds_left(state.request),
+            disputes=[
+                job_api.Dispute(
+                    _text(AddressKind.RECORD, record), "payer", "", "", dispute.evidence.hex(), dispute.epoch
+                )
+                for record, dispute in ledger.disputes.get(hold, {}).items()
+            ],
         )
 
     def _programs(self):
@@ -380,6 +401,33 @@ def donor(wallet, federation, fund):
     wallet.__dict__["client"] = donor
     yield donor
     wallet.__dict__["client"] = donor.client
+
+
+@pytest.fixture
+def stage(wallet, federation, fund, tmp_path):
+    """A node at which several donors play what a test wants; none at first."""
+    fund(wallet, FUNDS)
+    (tmp_path / "stage").mkdir()
+    stage = Stage(wallet, wallet.client, federation, tmp_path / "stage")
+    wallet.__dict__["client"] = stage
+    yield stage
+    wallet.__dict__["client"] = stage.client
+
+
+@pytest.fixture
+def allmende(wallet, stage, monkeypatch, capsys):
+    """Run a command of this wallet; (exit status, its JSON or nothing, what it told)."""
+    monkeypatch.setattr("node.client.NodeClient", lambda place: stage)
+    stage.close = lambda: None
+
+    def call(*words):
+        capsys.readouterr()
+        status = run([*words, "--json", "--home", str(wallet.home)])
+        printed = capsys.readouterr()
+        assert printed.out, printed.err
+        return status, json.loads(printed.out), printed.err
+
+    return call
 
 
 @pytest.fixture

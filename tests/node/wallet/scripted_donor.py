@@ -7,7 +7,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from node import api
+from node import job_api
 from node.sealing import open_sealed, seal, seal_public_key
 from protocol.conversation import (
     Quoted,
@@ -63,6 +63,7 @@ class ScriptedDonor:
             weight=1000,
             runtimes=(RuntimeName("python-ml", b"d" * 32),),
             job_classes=("batch", "training"),
+            hosts=(),
             wall_seconds_max=3600,
             valid_until=self.wallet.now() + 600,
             signature=b"",
@@ -72,7 +73,7 @@ class ScriptedDonor:
     # what the client does
 
     def get_offers(self):
-        return [api.Offer("", offer.encode(), offer.valid_until) for offer in self.offers]
+        return [job_api.Offer("", offer.encode(), offer.valid_until) for offer in self.offers]
 
     def post_message(self, mailbox, content):
         if mailbox == compute_inbox_name(self.account):
@@ -97,7 +98,7 @@ class ScriptedDonor:
 
     def post(self, content):
         self.sequence += 1
-        self.mailboxes.setdefault(self.request.mailbox_to_wallet, []).append(api.Message(self.sequence, content))
+        self.mailboxes.setdefault(self.request.mailbox_to_wallet, []).append(job_api.Message(self.sequence, content))
 
     def say(self, message, key=DONOR):
         mailbox = self.request.mailbox_to_wallet
@@ -141,6 +142,7 @@ class ScriptedDonor:
             state,
             0,
             tick.elapsed_ms,
+            0,
             0,
             0,
             outputs,

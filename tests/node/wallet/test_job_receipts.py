@@ -45,7 +45,7 @@ def hold(wallet, federation, fund):
 
 @pytest.fixture
 def job_receipt(federation, hold):
-    receipt = JobReceipt(hold.id, QUOTE, JobState.DONE, 0, 60_000, 1, 10**6, b"", 4000, b"", bytes(64), b"")
+    receipt = JobReceipt(hold.id, QUOTE, JobState.DONE, 0, 60_000, 1, 10**6, 0, b"", 4000, b"", bytes(64), b"")
     signed = receipt.sign_as_donor(federation.charter.federation, DONOR)
     return signed.sign_as_payer(federation.charter.federation, METER)
 

@@ -11,8 +11,10 @@ FULL = """
 name: digits
 workdir: .
 runtime: python-ml
-resources: {accelerators: "A100:2", cpus: 4+, memory: 16+, disk_size: 2.5}
+resources: {accelerators: "A100:2", vram: 40+, cpus: 4+, memory: 16+, disk_size: 2.5}
 envs: {EPOCHS: 20, NAME: ada}
+secrets: {TOKEN: null, CODE: "", PIN: 7}
+network: [pypi.org:443]
 file_mounts: {inputs/extra.csv: extra.csv}
 setup: echo ready
 run: |
@@ -31,7 +33,7 @@ def read(tmp_path):
     def read(text):
         path = tmp_path / "job.yaml"
         path.write_text(text)
-        return read_job_file(path)
+        return read_job_file(path, {"TOKEN": "hush-1", "CODE": "c-1", "PIN": "unused"})
 
     return read
 
@@ -40,16 +42,41 @@ def test_a_full_job_file_is_understood(read, tmp_path):
     spec = read(FULL)
     assert (spec.name, spec.workdir, spec.runtime) == ("digits", tmp_path.resolve(), "python-ml")
     assert (spec.cores, spec.memory_bytes, spec.disk_bytes) == (4, 16 * 10**9, 2_500_000_000)
-    assert (spec.gpus, spec.gpu_name) == (2, "A100")
-    assert spec.script.environment == (("EPOCHS", "20"), ("NAME", "ada"))
+    assert (spec.gpus, spec.gpu_memory_gb) == ((("A100", 2),), 40)
+    assert (spec.is_online, spec.hosts) == (True, ("pypi.org:443",))
+    variables = dict(spec.script.environment)
+    assert variables.pop("ALLMENDE_CHECKPOINT") == "checkpoint"
+    assert variables.pop("ALLMENDE_OUT") == "out"
+    assert variables == {"EPOCHS": "20", "NAME": "ada", "TOKEN": "hush-1", "CODE": "c-1", "PIN": "7"}
+    assert spec.secrets == ("CODE", "PIN", "TOKEN")
     assert (spec.wall_seconds, spec.amount_max, spec.program) == (600, 12_500, "students")
     assert spec.job_class == "training"
     assert [str(place) for place, _ in spec.mounts] == ["inputs/extra.csv"]
 
 
+def test_secrets_do_not_show_in_what_is_printed_of_a_job(read):
+    spec = read(FULL)
+    assert "hush-1" not in repr(spec)
+    assert "hush-1" not in repr(spec.needs)
+
+
+@pytest.mark.parametrize(
+    ("text", "wishes"),
+    [
+        ("A100", [("A100", 1)]),
+        ("'A100-80GB:4'", [("A100-80GB", 4)]),
+        ("{A100: 2}", [("A100", 2)]),
+        ("[A100:2, H100:1]", [("A100", 2), ("H100", 1)]),
+        ("{A100: 2, GPU: 1}", [("A100", 2), ("GPU", 1)]),
+    ],
+)
+def test_accelerators_are_one_kind_or_several_of_which_any_will_do(read, text, wishes):
+    assert list(read(f"name: a\nrun: x\nresources: {{accelerators: {text}}}\n").gpus) == wishes
+
+
 def test_a_short_job_file_has_modest_wishes(read):
     spec = read("name: a\nrun: 'true'\n")
-    assert (spec.cores, spec.memory_bytes, spec.gpus, spec.wall_seconds) == (1, 10**9, 0, 3600)
+    assert (spec.cores, spec.memory_bytes, spec.gpus, spec.wall_seconds) == (1, 10**9, (), 3600)
     assert (spec.amount_max, spec.program, spec.runtime, spec.job_class) == (None, None, None, "batch")
 
 
@@ -71,6 +98,12 @@ def test_a_short_job_file_has_modest_wishes(read):
         ("name: a\nrun: x\nresources: {accelerators: 'A100:x'}\n", "accelerators"),
         ("name: a\nrun: x\nworkdir: nowhere\n", "workdir"),
         ("name: a\nrun: x\nenvs: {1A: b}\n", "envs"),
+        ("name: a\nrun: x\nenvs: {ALLMENDE_OUT: b}\n", "ALLMENDE_"),
+        ("name: a\nrun: x\nsecrets: {LOST: null}\n", "LOST has no value"),
+        ("name: a\nrun: x\nenvs: {TOKEN: 1}\nsecrets: {TOKEN: 2}\n", "among envs"),
+        ("name: a\nrun: x\nnetwork: [example.org]\n", "network"),
+        ("name: a\nrun: x\nresources: {accelerators: ['A100:0']}\n", "accelerators"),
+        ("name: a\nrun: x\nresources: {vram: much}\n", "vram"),
         ("name: a\nrun: x\nfile_mounts: {/etc/passwd: extra.csv}\n", "file_mounts"),
         ("name: a\nrun: x\nfile_mounts: {../up: extra.csv}\n", "file_mounts"),
         ("name: a\nrun: x\nfile_mounts: {here: nowhere.csv}\n", "does not exist"),

@@ -21,6 +21,7 @@ from node.wallet.offers import matches, read_offers
 from protocol.conversation import (
     Accepted,
     Settled,
+    Standing,
     Start,
     Ticked,
     VoucherGiven,
@@ -29,7 +30,7 @@ from protocol.conversation import (
     encode_envelope,
 )
 from protocol.metering import JobState, decode_tick
-from protocol.quotes import check_hold
+from protocol.quotes import OfferedGpu, check_hold
 from protocol.receipts import verify_receipt
 from protocol.records import Kind, Output, Transfer
 from tests.node.wallet.scripted_donor import DONOR, DONOR_PUBLIC, SEAL_SEED
@@ -56,7 +57,7 @@ def test_the_cheapest_machine_that_fits_is_chosen_and_forged_offers_are_not_seen
     donor.offers += [cheap, forged, stale, small]
     assert [offer.machine for offer in read_offers(wallet)] == ["small", "cheap", "bench"]
     plan = plan_job(wallet, write_job(resources="{cpus: 2}"))
-    assert (plan.priced.offer.machine, plan.others) == ("cheap", 1)
+    assert [match.offer.machine for match in plan.matches] == ["cheap", "bench"]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,7 @@ def test_the_cheapest_machine_that_fits_is_chosen_and_forged_offers_are_not_seen
         ({"max_credits": "6.249"}, "max_credits"),
         ({"resources": "{cpus: 5}"}, "4 cores"),
         ({"resources": "{accelerators: A100}"}, "GPUs"),
+        ({"network": "true"}, "reach"),
         ({"runtime": "fortran"}, "runtime"),
         ({"job_class": "games"}, "batch"),
         ({"program": "nobody"}, "nobody"),
@@ -83,6 +85,17 @@ def test_offers_are_filtered_by_conditions(donor):
     assert not matches(offer, "gpu=A100")
     with pytest.raises(UserError, match="condition"):
         matches(offer, "colour=red")
+
+
+def test_conditions_on_a_gpu_hold_for_one_and_the_same(donor):
+    offer = donor.offers[0]._replace(gpus=(OfferedGpu("A100-SXM4-40GB", 42), OfferedGpu("L40S", 48)))
+    assert matches(offer, "gpu=a100 vram>=40 cores>=4")
+    assert matches(offer, "vram>=48")
+    assert not matches(offer, "gpu=A100 vram>=48")
+    assert not matches(offer, "gpu=A100 cores>=99")
+    assert not matches(donor.offers[0], "vram>=1")
+    with pytest.raises(UserError, match="number"):
+        matches(offer, "vram>=much")
 
 
 def test_credits_of_a_program_buy_only_its_classes_of_jobs(wallet, donor, federation, fund, write_job):
@@ -132,7 +145,6 @@ def test_the_donor_gets_a_proven_hold_and_inputs_that_only_it_can_open(wallet, d
     unpack_bundle(bundle, tmp_path / "unpacked")
     assert (tmp_path / "unpacked" / "work" / "input.txt").read_text() == "seven\n"
     assert decode_script((tmp_path / "unpacked" / "job").read_bytes()).run == "wc input.txt"
-    assert not (wallet.home / "jobs" / running.job_id / "inputs").exists()
 
 
 def test_a_job_interrupted_after_its_hold_is_started_without_a_second_hold(wallet, donor, write_job, connect):
@@ -157,9 +169,10 @@ def test_a_hold_that_lost_its_slot_to_another_machine_is_signed_anew_and_only_on
         hold_job(wallet, wallet.unlock(None), job, spec)
     (lost,) = wallet.journal.history()
     lot = next(iter(read_lots(wallet.client.get_account(wallet.address))))
+    key = wallet.unlock(None)  # it asks the node, so before the lock that the node needs
     with federation.lock:
         body = Transfer((Output(DONOR_PUBLIC, *lot, 1),), "elsewhere")
-        federation.sign(Kind.TRANSFER, wallet.account, body, keys=[wallet.unlock(None)])
+        federation.sign(Kind.TRANSFER, wallet.account, body, keys=[key])
     node.fault = lambda method, path: None
     hold_job(wallet, wallet.unlock(None), job, spec)
     assert wallet.journal.find(lost.record_id).state is State.REJECTED
@@ -182,6 +195,16 @@ def test_honest_ticks_are_agreed_to_once_and_answered_again_when_repeated(wallet
         (2, second.amount),
     ]
     assert [decode_tick(encoded) for encoded in load_job(wallet, running.job_id).ticks] == [first, second]
+
+
+def test_a_suspension_is_told_with_its_reason_and_ends_again(wallet, donor, running, connect):
+    donor.say(Accepted(running.hold))
+    donor.say(Standing("SUSPENDED", "the owner is back"))
+    told = follow(wallet, running, connect)
+    assert (running.state, told[-1]) == ("SUSPENDED", "the job is suspended: the owner is back; this time is free")
+    donor.say(Standing("RUNNING", ""))
+    assert follow(wallet, running, connect) == ["the job goes on"]
+    assert running.state == "RUNNING"
 
 
 def test_a_tick_for_time_that_has_not_passed_is_not_agreed_to(wallet, donor, running, connect):
@@ -218,7 +241,7 @@ def test_results_are_opened_checked_and_agreed_to(wallet, donor, running, connec
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "result.txt").write_text("42\n")
     context = compute_seal_context(b"outputs", running.hold)
-    sealed = seal(donor.request.seal_key, pack_bundle(tmp_path / "made"), context)
+    sealed = seal(donor.request.result_key, pack_bundle(tmp_path / "made"), context)
     donor.put_blob(sealed)
     tick = donor.make_tick(running.hold, 30_000)
     donor.say(Ticked(tick.encode()))

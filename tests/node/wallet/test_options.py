@@ -18,6 +18,9 @@ SIGNING = [
     wallet.commands["rotate"],
     wallet.commands["unlock"],
     job.commands["reclaim"],
+    job.commands["retry"],
+    job.commands["recheck"],
+    job.commands["canary"],
     budget.commands["request"],
     budget.commands["leave"],
 ]

@@ -28,6 +28,7 @@ TOLD = {
     Kind.REINSTATE: (FEDERATION.reinstate(1, PERSON), "member 1 ends its suspension of alm1"),
     Kind.AMEND: (FEDERATION.amend(), "changes the charter"),
     Kind.ROTATE: (FEDERATION.rotate(PERSON, rekey(PERSON, "next")), "gives the account the new key"),
+    Kind.DISPUTE: (FEDERATION.dispute(PERSON, HOLD), "work-lost"),
 }
 
 

@@ -106,7 +106,7 @@ class Federation:
         key = key or self.donor_key
         offer = Offer(
             public(key), bytes(32), sponsor or self.sponsor.id, "http://localhost", "old laptop", 4, 2**33, 2**33, 0,
-            (), 100, (), ("train",), 3600, valid_until, bytes(64),
+            (), 100, (), ("train",), (), 3600, valid_until, bytes(64),
         )  # fmt: skip
         return offer.sign(self.id, key)
 

@@ -9,10 +9,9 @@ import msgspec
 import pytest
 import trio
 
-from node import api
+from node import api, job_api
 from node.addresses import Kind, encode_address
-from node.client import RecordRefused
-from node.errors import Unreachable, UserError
+from node.errors import RecordRefused, Unreachable, UserError
 from node.running_clock import RunningClock
 from node.web.views import name_record
 from protocol.charter import decode_founded_charter
@@ -43,7 +42,8 @@ async def test_a_payment_is_final_when_its_submission_returns(funded, federation
     payer = await funded.call("get_account", encode_address(ACCOUNT, federation.person))
     assert (payer.millicredits, payer.next_sequence, payer.head) == (3500, 1, encode_address(RECORD, payment.id))
     assert [(lot.program_name, lot.expiry_epoch, lot.millicredits) for lot in payer.lots] == [("Students", 2, 3500)]
-    assert payer.enrolments == [api.Enrolment(encode_address(RECORD, federation.enrolment.id), 1)]
+    enrolment = encode_address(RECORD, federation.enrolment.id)
+    assert payer.enrolments == [api.Enrolment(enrolment, 1, 0, "University")]
     payee = await funded.call("get_account", encode_address(ACCOUNT, federation.donor))
     assert payee.millicredits == 1500
     assert payee.sponsorships == [api.Sponsorship(encode_address(RECORD, federation.sponsor.id), 1, 3)]
@@ -191,7 +191,7 @@ async def test_an_offer_needs_an_end_a_signature_and_a_member_that_vouches(funde
     stranger = federation.person_key
     for offer, reason in (
         (federation.sign_offer(soon - 700), Reason.TERMS_WRONG),
-        (federation.sign_offer(soon + api.OFFER_SECONDS_MAX), Reason.TERMS_WRONG),
+        (federation.sign_offer(soon + job_api.OFFER_SECONDS_MAX), Reason.TERMS_WRONG),
         (federation.sign_offer(soon, stranger), Reason.REFERENCE_MISSING),
         (federation.sign_offer(soon, sponsor=b"x" * 32), Reason.REFERENCE_MISSING),
     ):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-_NVIDIA = Path("/proc/driver/nvidia/gpus")
+from node.donor.gpus import SurveyedGpu, survey_gpus
+
 _MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _UNLIMITED_BYTES = 1 << 60
 
 
-class Machine(NamedTuple):
+class Hardware(NamedTuple):
     """What was found."""
 
     cores: int
@@ -20,17 +22,17 @@ class Machine(NamedTuple):
     memory_bytes: int
     """Memory of the machine, or of the container that we are in."""
     disk_free_bytes: int
-    gpus: tuple[str, ...]
+    gpus: tuple[SurveyedGpu, ...]
 
 
-def find_machine(directory: Path) -> Machine:
-    """Look around; `directory` lies on the disk that jobs would use."""
+def find_hardware(directory: Path, is_ours: Callable[[int], bool] = lambda process: False) -> Hardware:
+    """Look around; `directory` lies on the disk that jobs would use, `is_ours` knows processes of our jobs."""
     existing = next(path for path in (directory, *directory.parents) if path.exists())
-    return Machine(
+    return Hardware(
         len(os.sched_getaffinity(0)),
         _find_memory_bytes(),
         shutil.disk_usage(existing).free,
-        find_gpus(_NVIDIA),
+        survey_gpus(is_ours),
     )
 
 
@@ -44,14 +46,3 @@ def _find_memory_bytes() -> int:
         if limit < _UNLIMITED_BYTES:
             found = min(found, limit)
     return found
-
-
-def find_gpus(directory: Path) -> tuple[str, ...]:
-    """Names of the GPUs that the kernel's NVIDIA driver lists, one for each."""
-    names = []
-    for path in sorted(directory.glob("*/information")):
-        for line in path.read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "Model":
-                names.append(value.strip())
-    return tuple(names)
